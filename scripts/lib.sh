@@ -1,0 +1,118 @@
+# shellcheck shell=bash
+# Shared by the scripts of this folder and of guest-tests/linux: where things
+# are kept, how progress is told, how long steps are logged. Source it; it
+# changes nothing but sets these names:
+#
+#   PENSTOCK_SRC   the checkout
+#   PENSTOCK_CACHE what was fetched, unpacked and built; may be deleted
+#   PENSTOCK_BUILD this checkout's build directories inside the cache
+
+PENSTOCK_SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+PENSTOCK_CACHE=${PENSTOCK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/penstock}
+# A build directory belongs to one checkout: its path, as a checksum, names it.
+# shellcheck disable=SC2034
+PENSTOCK_BUILD=$PENSTOCK_CACHE/build-$(printf %s "$PENSTOCK_SRC" | cksum | cut -d' ' -f1)
+export PENSTOCK_CACHE
+mkdir -p "$PENSTOCK_CACHE/log"
+
+say()
+{
+    printf '==> %s\n' "$*" >&2
+}
+
+warn()
+{
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+}
+
+die()
+{
+    warn "$@"
+    exit 1
+}
+
+usage_error()
+{
+    warn "$*; see --help"
+    exit 2
+}
+
+# usage - print the comment block that heads the calling script
+usage()
+{
+    sed -n '2,/^$/{/^$/d;s/^# \{0,1\}//;p;}' "$0"
+}
+
+# need_value OPTION COUNT - an option that takes a value must have one
+need_value()
+{
+    [ "$2" -ge 2 ] || usage_error "$1 needs a value"
+}
+
+# run_logged LOG WHAT COMMAND... - a long step: tell that it goes on, keep its
+# output in the cache's LOG and show the end of it when the step fails
+run_logged()
+{
+    local log=$PENSTOCK_CACHE/log/$1 what=$2 pid ticks=0 status=0
+    shift 2
+    say "$what"
+    printf '\n# %s: %s\n' "$(date -u +%FT%TZ)" "$*" >>"$log"
+    "$@" >>"$log" 2>&1 </dev/null &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null; do
+        sleep 0.2
+        ticks=$((ticks + 1))
+        if [ $((ticks % 75)) -eq 0 ]; then
+            say "$what: $((ticks / 5)) s so far"
+        fi
+    done
+    wait "$pid" || status=$?
+    if [ "$status" -ne 0 ]; then
+        tail -n 25 "$log" >&2
+        warn "$what failed (status $status); all of it is in $log"
+    fi
+    return "$status"
+}
+
+# is_fresh TARGET SOURCE... - true when TARGET exists and no SOURCE is newer
+is_fresh()
+{
+    local target=$1 source
+    shift
+    [ -e "$target" ] || return 1
+    for source; do
+        [ ! "$source" -nt "$target" ] || return 1
+    done
+}
+
+# become_root - set the array as_root to what makes a command run as root
+become_root()
+{
+    as_root=()
+    [ "$(id -u)" -ne 0 ] || return 0
+    command -v sudo >/dev/null || die "$1 needs root, and there is no sudo"
+    sudo -v || die "$1 needs root, and sudo refused"
+    as_root=(sudo)
+}
+
+# update_package_lists - apt-get update, again when the network stumbles. A
+# source that cannot be reached is no failure as long as lists are there: what
+# is then missing shows when it is asked for.
+update_package_lists()
+{
+    local attempt
+    become_root "apt-get update"
+    for attempt in 1 2 3; do
+        if run_logged setup.log "updating the package lists" "${as_root[@]}" \
+            apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 update; then
+            return 0
+        fi
+        if apt-cache show busybox-static >/dev/null 2>&1; then
+            warn "going on with the package lists that are there"
+            return 0
+        fi
+        warn "attempt $attempt of 3 failed"
+        sleep $((attempt * 3))
+    done
+    die "no package lists; is the network there, and are apt's sources right?"
+}
