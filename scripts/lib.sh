@@ -116,3 +116,81 @@ update_package_lists()
     done
     die "no package lists; is the network there, and are apt's sources right?"
 }
+
+# list_libraries PROGRAM - the shared libraries and the loader that it needs
+list_libraries()
+{
+    ldd "$1" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// { print $3 } $1 ~ /^\// { print $1 }'
+}
+
+# copy_program ROOT PROGRAM [PATH] - copy into the tree ROOT, as PATH, a program
+# with the libraries it needs; these keep the names that the loader looks for
+copy_program()
+{
+    local root=$1 program=$2 path=${3-$2} library
+    mkdir -p "$root${path%/*}"
+    cp -L "$program" "$root$path"
+    while read -r library; do
+        mkdir -p "$root${library%/*}"
+        [ -e "$root$library" ] || cp -L "$library" "$root$library"
+    done < <(list_libraries "$program")
+}
+
+# copy_busybox ROOT - busybox under all its names in ROOT/bin
+copy_busybox()
+{
+    local root=$1 name
+    mkdir -p "$root/bin"
+    cp "$(command -v busybox)" "$root/bin/busybox"
+    while read -r name; do
+        [ "$name" = busybox ] || ln -sf busybox "$root/bin/$name"
+    done < <(busybox --list)
+}
+
+# list_modules MODULES_DIR NAME... - paths below MODULES_DIR of the named modules
+# and all that they need, what is needed first; built-in ones are left out
+list_modules()
+{
+    local dir=$1
+    shift
+    awk -v wanted="$*" '
+        function name(path) { sub(/.*\//, "", path); sub(/\.ko.*/, "", path)
+                              gsub(/-/, "_", path); return path }
+        function visit(path,  need, n, i) {
+            if (path in seen) return
+            seen[path] = 1
+            n = split(needs[path], need, " ")
+            for (i = n; i >= 1; i--) visit(need[i])
+            print path
+        }
+        FILENAME ~ /builtin$/ { builtin[name($1)] = 1; next }
+        { path = $1; sub(/:$/, "", path); $1 = ""; needs[path] = $0; at[name(path)] = path }
+        END { n = split(wanted, want, " ")
+              for (i = 1; i <= n; i++) {
+                  m = want[i]; gsub(/-/, "_", m)
+                  if (m in at) visit(at[m])
+                  else if (!(m in builtin)) { print "no module " want[i] >"/dev/stderr"; exit 1 }
+              } }' "$dir/modules.builtin" "$dir/modules.dep"
+}
+
+# copy_modules MODULES_DIR ROOT NAME... - put modules into ROOT/modules and their
+# order into ROOT/modules/order
+copy_modules()
+{
+    local dir=$1 root=$2 path
+    shift 2
+    mkdir -p "$root/modules"
+    list_modules "$dir" "$@" >"$root/modules/paths"
+    while read -r path; do
+        cp "$dir/$path" "$root/modules/"
+        echo "${path##*/}"
+    done <"$root/modules/paths" >"$root/modules/order"
+    rm "$root/modules/paths"
+}
+
+# make_cpio ROOT - write the tree as an initramfs to standard output
+make_cpio()
+{
+    (cd "$1" && find . -mindepth 1 | LC_ALL=C sort |
+        cpio --quiet --reproducible -o -H newc -R 0:0)
+}
