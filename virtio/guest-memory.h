@@ -1,0 +1,56 @@
+/*
+ * GuestMemory - from guest-physical addresses to pointers
+ *
+ * Layer:     virtio/ (may use block/, io/)
+ * Threading: built by the main thread before devices start; immutable while any queue runs (whoever
+ *            changes it stops the queues first), so lookups need no lock. Any thread.
+ * Lifetime:  borrows the mappings; gm_finish() does not unmap.
+ * Spec:      VIRTIO 1.2 section 2.6 (addresses in descriptors are guest-physical)
+ */
+#ifndef VIRTIO_GUEST_MEMORY_H
+#define VIRTIO_GUEST_MEMORY_H
+
+#include <sys/uio.h>
+
+#include "io/base/error.h"
+
+/* A guest-physical address; never to be mixed up with a pointer. */
+typedef struct Gpa {
+    uint64_t addr;
+} Gpa;
+
+#define GPA(x) ((Gpa){ (x) })
+
+typedef struct GuestMemoryRegion {
+    uint64_t gpa;
+    uint64_t len_bytes;
+    uint8_t *hva;
+} GuestMemoryRegion;
+
+#define GUEST_MEMORY_REGIONS_MAX 509 /* what vhost-user CONFIGURE_MEM_SLOTS offers elsewhere */
+
+typedef struct GuestMemory {
+    GuestMemoryRegion *regions; /* sorted by gpa, disjoint */
+    unsigned nb_regions;
+} GuestMemory;
+
+void gm_init(GuestMemory *gm) NONNULL(1);
+void gm_finish(GuestMemory *gm);
+
+/* gm_add - Errors: -EINVAL empty, wraps around or overlaps; -ENOSPC too many regions */
+int gm_add(GuestMemory *gm, uint64_t gpa, uint64_t len_bytes, void *hva, Error *err) NONNULL(1, 4)
+    WARN_UNUSED;
+
+/* gm_translate - pointer to [gpa, gpa + len), NULL unless all of it lies in one region; len > 0 */
+void *gm_translate(const GuestMemory *gm, Gpa gpa, uint64_t len_bytes) NONNULL(1);
+
+/*
+ * gm_map - append the pieces of [gpa, gpa + len) to @iov, one a region it touches; adjacent pieces
+ * are not merged
+ * Returns the number of entries added, -EFAULT when part of the range is no memory, -E2BIG when more
+ * than @max entries would be needed.
+ */
+int gm_map(const GuestMemory *gm, Gpa gpa, uint64_t len_bytes, struct iovec *iov, unsigned max)
+    NONNULL(1, 4) WARN_UNUSED;
+
+#endif

@@ -1,0 +1,37 @@
+/*
+ * VirtioBlk - virtio-blk on a BlockBackend, for any transport
+ *
+ * Layer:     virtio/ (may use block/, io/)
+ * Threading: created and destroyed in the main thread; requests run as coroutines in the home
+ *            context of the queue they came from.
+ * Lifetime:  virtio_blk_create() .. virtio_blk_destroy() (the device must have been reset). Borrows
+ *            the BlockBackend and the GuestMemory.
+ * Spec:      VIRTIO 1.2 section 5.2
+ *
+ * virtio-blk.c: features, configuration space, queue handler. virtio-blk-req.c: one request.
+ */
+#ifndef VIRTIO_VIRTIO_BLK_H
+#define VIRTIO_VIRTIO_BLK_H
+
+#include "block/block-backend.h"
+#include "virtio/virtio-device.h"
+
+typedef struct VirtioBlk VirtioBlk;
+
+typedef struct VirtioBlkParams {
+    const char *id;         /* name; copied */
+    const char *serial;     /* up to 20 bytes for GET_ID; NULL = the id */
+    unsigned nb_queues;     /* 1 .. VIRTIO_QUEUES_MAX */
+    unsigned queue_size;    /* power of 2, 2 .. VQ_SIZE_MAX; 0 = 256 */
+    uint32_t seg_max;       /* data segments a request; 0 = min(queue_size - 2, 126) */
+    uint32_t block_bytes;   /* logical block size; 0 = the backend's */
+    bool read_only;
+} VirtioBlkParams;
+
+VirtioBlk *virtio_blk_create(const VirtioBlkParams *params, BlockBackend *blk,
+                             const GuestMemory *gm, Error *err) NONNULL(1, 2, 3) WARN_UNUSED;
+void virtio_blk_destroy(VirtioBlk *vblk);
+
+VirtioDevice *virtio_blk_device(VirtioBlk *vblk) NONNULL(1);
+
+#endif

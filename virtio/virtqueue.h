@@ -1,0 +1,149 @@
+/*
+ * VirtQueue - one virtqueue of a device
+ *
+ * Layer:     virtio/ (may use block/, io/; never devices/ or vmm/)
+ * Threading: set up by the main thread while stopped; while started every function runs in
+ *            the queue's home AioContext unless marked. Counters may be read from any thread.
+ * Lifetime:  embedded in the device. vq_co_start()/vq_co_stop() bracket guest use. Elements
+ *            borrow guest memory and the queue; all are pushed (or detached) before
+ *            vq_co_stop() returns.
+ * Spec:      VIRTIO 1.2 section 2.6-2.7
+ *
+ * Element life: free -> popped -> pushed or detached -> free. At most `size` elements are popped and
+ * not pushed at any time, which also bounds what a guest can make the device hold: a head that the
+ * guest makes available twice while in flight breaks the queue.
+ *
+ * What the guest did wrong breaks the queue (vq_break): the reason is logged once, the device shows
+ * NEEDS_RESET, the queue takes no further request until it has been reset; other queues go on.
+ */
+#ifndef VIRTIO_VIRTQUEUE_H
+#define VIRTIO_VIRTQUEUE_H
+
+#include "io/aio/aio.h"
+#include "io/base/endian.h"
+#include "virtio/guest-memory.h"
+
+#define VQ_SIZE_MAX     1024 /* largest ring this device offers */
+#define VQ_ELEM_IOV_MAX 256  /* pieces of one chain; a longer one breaks the queue */
+
+struct VirtioDevice;
+typedef struct VirtQueue VirtQueue;
+
+/* One descriptor chain. Device types embed it first in their request. */
+typedef struct VqElem {
+    struct VqElem *next_free;
+    uint16_t head;      /* descriptor index of the chain */
+    bool in_use;
+    uint16_t nb_out;    /* device-readable pieces: iov[0 .. nb_out) */
+    uint16_t nb_in;     /* device-writable pieces: iov[nb_out .. nb_out + nb_in) */
+    uint64_t out_bytes;
+    uint64_t in_bytes;
+    struct iovec iov[VQ_ELEM_IOV_MAX];
+} VqElem;
+
+/* How the queue interrupts its driver. The transport fills it. */
+typedef struct VqInterrupt {
+    _Atomic int fd; /* an eventfd wired to the interrupt (irqfd, callfd); -1 = call notify() */
+} VqInterrupt;
+
+/* Counters; written in the home context, plain words. */
+typedef struct VqStats {
+    uint64_t kicks;         /* kick handler runs caused by the doorbell */
+    uint64_t polled;        /* handler runs caused by polling */
+    uint64_t requests;      /* elements popped */
+    uint64_t batches;       /* used index publications */
+    uint64_t notifications; /* interrupts sent */
+} VqStats;
+
+struct VirtQueue {
+    /* read on every request */
+    struct VirtioDevice *vdev;
+    AioContext *ctx; /* home */
+    const GuestMemory *gm;
+    struct vring_desc *desc;   /* guest memory, checked at start */
+    struct vring_avail *avail;
+    struct vring_used *used;
+    uint16_t size;             /* power of 2 */
+    bool event_idx;
+    bool indirect;
+    bool started;
+    bool broken;
+
+    /* written on every request, by the home context only */
+    uint16_t last_avail;       /* next available entry to take */
+    uint16_t avail_seen;       /* avail->idx when last looked: fewer looks at the shared line */
+    uint16_t used_idx;         /* next used entry to fill; published by vq_flush() */
+    uint16_t used_published;
+    uint16_t signalled_used;   /* used index at the last interrupt decision */
+    bool signalled_valid;
+    bool notifications_on;
+    unsigned in_flight;        /* popped, not yet pushed */
+    VqElem *free_elems;
+    uint8_t *head_in_flight;   /* a byte for each head */
+    AioDefer flush;
+    Coroutine *stop_waiter;    /* in vq_co_stop(), until in_flight is 0 */
+    VqStats stats;
+
+    /* set up */
+    unsigned index;
+    EventNotifier doorbell;    /* ioeventfd or kickfd */
+    bool doorbell_owned;       /* false: the fd came from a peer */
+    VqInterrupt interrupt;
+    void *elem_memory;
+    size_t elem_bytes;
+
+    /* what the driver wrote (transport registers); main thread */
+    uint16_t max_size;
+    uint16_t cfg_size;
+    bool cfg_enabled;
+    uint64_t cfg_desc_gpa, cfg_avail_gpa, cfg_used_gpa;
+} CACHE_ALIGNED;
+
+/*
+ * vq_co_start - check the ring the driver has set up, then attach the doorbell in the home context
+ * Whatever the driver made available before is served (the queue kicks itself).
+ * @elem_bytes  size of the device's request, which begins with a VqElem
+ * Errors: -EINVAL ring outside memory, size 0, too large or not a power of 2, misaligned: the
+ *         caller breaks the device with @err; -ENOMEM.
+ * Context: coroutine in the main context (hops to the home context and back).
+ */
+co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err) NONNULL(1) WARN_UNUSED;
+
+/* vq_co_stop - detach the doorbell, wait until all elements are pushed, flush, free the elements.
+ * Afterwards no guest memory is touched. Does nothing on a stopped queue. Context: as above. */
+co_fn void vq_co_stop(VirtQueue *vq) NONNULL(1);
+
+/*
+ * vq_pop - take the next available chain
+ * Returns the element, NULL when the ring is empty or the queue is (now) broken.
+ * Descriptors are copied once, then checked. Context: home; never yields.
+ */
+VqElem *vq_pop(VirtQueue *vq) NONNULL(1);
+
+/* vq_push - the request is done; @written_bytes of the writable part were written, status included.
+ * The used entry is filled now, published and signalled once at the end of the pass. Home. */
+void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes) NONNULL(1, 2);
+
+/* vq_detach - give the element back without using it (the queue is being reset). Home. */
+void vq_detach(VirtQueue *vq, VqElem *elem) NONNULL(1, 2);
+
+/* vq_flush - publish used entries, decide on the interrupt (event index), send it. Home. */
+void vq_flush(VirtQueue *vq) NONNULL(1);
+
+/* vq_has_work - one look at the ring: something to pop? The poll probe. Home. */
+bool vq_has_work(VirtQueue *vq) NONNULL(1);
+
+/* vq_enable_notifications - ask for kicks; true when something arrived in between and the caller
+ * must go round again. Has the store-load barrier of VIRTIO 2.7.7.2/2.7.10. Home. */
+bool vq_enable_notifications(VirtQueue *vq) NONNULL(1) WARN_UNUSED;
+void vq_disable_notifications(VirtQueue *vq) NONNULL(1);
+
+/* vq_break - the guest broke the rules; see above. Home or main. */
+void vq_break(VirtQueue *vq, const char *fmt, ...) PRINTF(2, 3) NONNULL(1);
+
+/* Copy between an element's readable (out) or writable (in) part and a buffer; returns the bytes
+ * copied, fewer than asked when the part ends. */
+size_t vq_elem_copy_out(const VqElem *elem, size_t offset_bytes, void *buf, size_t len_bytes);
+size_t vq_elem_copy_in(const VqElem *elem, size_t offset_bytes, const void *buf, size_t len_bytes);
+
+#endif
