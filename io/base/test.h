@@ -15,12 +15,15 @@
  *     }
  *     TEST_MAIN()
  *
- * Arguments of the program: `--list`, `--no-fork`, and substrings of test names to run.
+ * Arguments of the program: `--list`, `--no-fork` (for a debugger: the first test that skips or
+ * aborts ends the program), and substrings of test names to run. The exit status is 1 when a test
+ * failed. Diagnostics go to standard error as "# file:line: text", with a backtrace on abort().
  */
 #ifndef IO_BASE_TEST_H
 #define IO_BASE_TEST_H
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -39,6 +42,12 @@ int test_run_all(int argc, char **argv);
 void test_fail(const char *file, int line, const char *fmt, ...) PRINTF(3, 4);
 void test_fail_abort(const char *file, int line, const char *fmt, ...) PRINTF(3, 4) NORETURN;
 void test_skip(const char *fmt, ...) PRINTF(1, 2) NORETURN;
+/*
+ * Run fn(opaque) in a forked process and fail the test unless signal @signo kills it, with @text
+ * somewhere in what it wrote on standard error. Only while the test has one thread.
+ */
+void test_expect_death(const char *file, int line, void (*fn)(void *), void *opaque, int signo,
+                       const char *text) NONNULL(1, 3, 6);
 
 #define TEST(group, sentence)                                                                      \
     static void test_##group##_##sentence(void);                                                   \
@@ -92,6 +101,8 @@ void test_skip(const char *fmt, ...) PRINTF(1, 2) NORETURN;
 #define EXPECT_TRUE(c)      TEST_TRUE_(test_fail, c)
 #define EXPECT_FALSE(c)     TEST_TRUE_(test_fail, !(c))
 #define EXPECT_STREQ(a, b)  TEST_STR_(test_fail, a, b)
+#define EXPECT_DEATH(fn, opaque, signo, text)                                                      \
+    test_expect_death(__FILE__, __LINE__, fn, opaque, signo, text)
 #define ASSERT_EQ(a, b)     TEST_COMPARE_(test_fail_abort, a, ==, b)
 #define ASSERT_NE(a, b)     TEST_COMPARE_(test_fail_abort, a, !=, b)
 #define ASSERT_LT(a, b)     TEST_COMPARE_(test_fail_abort, a, <, b)

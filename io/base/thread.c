@@ -1,0 +1,21 @@
+/*
+ * thread.c - naming threads
+ */
+#include "io/base/thread.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#define NAME_BYTES 16 /* TASK_COMM_LEN of the kernel, with the terminator */
+
+void thread_set_name(const char *fmt, ...)
+{
+    char name[NAME_BYTES];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(name, sizeof(name), fmt, args);
+    va_end(args);
+    pthread_setname_np(pthread_self(), name);
+}
