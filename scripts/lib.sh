@@ -173,19 +173,18 @@ list_modules()
               } }' "$dir/modules.builtin" "$dir/modules.dep"
 }
 
-# copy_modules MODULES_DIR ROOT NAME... - put modules into ROOT/modules and their
-# order into ROOT/modules/order
+# copy_modules MODULES_DIR TO NAME... - put modules into the folder TO and the
+# order in which to load them into TO/order
 copy_modules()
 {
-    local dir=$1 root=$2 path
+    local dir=$1 to=$2 paths path
     shift 2
-    mkdir -p "$root/modules"
-    list_modules "$dir" "$@" >"$root/modules/paths"
+    mkdir -p "$to"
+    paths=$(list_modules "$dir" "$@")
     while read -r path; do
-        cp "$dir/$path" "$root/modules/"
+        cp "$dir/$path" "$to/"
         echo "${path##*/}"
-    done <"$root/modules/paths" >"$root/modules/order"
-    rm "$root/modules/paths"
+    done <<<"$paths" >"$to/order"
 }
 
 # make_cpio ROOT - write the tree as an initramfs to standard output
@@ -193,4 +192,20 @@ make_cpio()
 {
     (cd "$1" && find . -mindepth 1 | LC_ALL=C sort |
         cpio --quiet --reproducible -o -H newc -R 0:0)
+}
+
+# build_penstock NAME MESON_OPTION... - configure and compile this checkout in the
+# cache's build directory NAME; sets build_dir
+build_penstock()
+{
+    local name=$1
+    shift
+    build_dir=$PENSTOCK_BUILD/$name
+    mkdir -p "$PENSTOCK_BUILD"
+    if [ ! -e "$build_dir/build.ninja" ]; then
+        rm -rf "$build_dir"
+        run_logged "build-$name.log" "configuring the $name build" \
+            meson setup "$@" "$build_dir" "$PENSTOCK_SRC" || return
+    fi
+    run_logged "build-$name.log" "compiling the $name build" ninja -C "$build_dir"
 }
