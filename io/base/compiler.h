@@ -33,17 +33,15 @@
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
-#define MIN(a, b)                                                                                  \
+/* The counter gives nested uses names of their own. */
+#define MIN(a, b) MIN_MAX_(a, <, b, __COUNTER__)
+#define MAX(a, b) MIN_MAX_(a, >, b, __COUNTER__)
+#define MIN_MAX_(a, op, b, n) MIN_MAX_NAMED_(a, op, b, n)
+#define MIN_MAX_NAMED_(a, op, b, n)                                                                \
     ({                                                                                             \
-        __typeof__(a) min_a_ = (a);                                                                \
-        __typeof__(b) min_b_ = (b);                                                                \
-        min_a_ < min_b_ ? min_a_ : min_b_;                                                         \
-    })
-#define MAX(a, b)                                                                                  \
-    ({                                                                                             \
-        __typeof__(a) max_a_ = (a);                                                                \
-        __typeof__(b) max_b_ = (b);                                                                \
-        max_a_ > max_b_ ? max_a_ : max_b_;                                                         \
+        __typeof__(a) a_##n##_ = (a);                                                              \
+        __typeof__(b) b_##n##_ = (b);                                                              \
+        a_##n##_ op b_##n##_ ? a_##n##_ : b_##n##_;                                                \
     })
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))

@@ -53,6 +53,12 @@ static inline bool in_coroutine(void)
 }
 
 /*
+ * assert_in_coroutine - abort outside of a coroutine; from here on the compiler's thread safety
+ * analysis takes the function to be in one. For the few that are entered both ways.
+ */
+void assert_in_coroutine(void) TSA(assert_capability(tsa_role_coroutine));
+
+/*
  * Home AioContext: where aio_co_wake() resumes the coroutine. Set by io/aio only; owned by
  * the coroutine while it runs, by its scheduler while it is SCHEDULED.
  */

@@ -1,0 +1,359 @@
+/*
+ * coroutine.c - creating, entering, yielding and ending
+ *
+ * A Coroutine lies at the top of its own stack: one mapping, and what is needed at each switch is
+ * on the page that the coroutine's first frames use. It is displaced from the very top by a few
+ * cache lines that differ from one to the next, because stacks are mapped at a stride that would
+ * otherwise put all of them into the same few sets of the cache.
+ *
+ * Invariants:
+ *  1. At most one thread is inside co_enter() for a coroutine; only that one changes its state.
+ *  2. While a coroutine is RUNNING, enterer_sp and the sanitizer's notes describe the stack that it
+ *     will go back to, in the thread that it runs in. So co_enter() may keep its CoThread across
+ *     the switch, while code in the coroutine looks it up again.
+ *  3. After the state has been stored as YIELDED and `after` has been called, the coroutine belongs
+ *     to somebody else: nothing of it is touched any more.
+ *  4. A stack keeps co_main()'s frame for good: the pool holds coroutines that stand in it, ready
+ *     for the next entry function, so that reuse prepares nothing.
+ */
+#include "io/co/coroutine.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "io/base/log.h"
+#include "io/base/thread.h"
+#include "io/co/co-pool.h"
+#include "io/co/coroutine-int.h"
+
+#define STACK_COLOURS 32 /* displacements of the Coroutine at the top of its stack, in cache lines */
+
+typedef struct CoThread {
+    Coroutine *current;
+    /* Coroutines to enter when the outermost co_enter() has regained control, oldest first. */
+    Coroutine *wake_first, *wake_last;
+    struct AioContext *home;
+    CoPool pool;
+    uint64_t nb_created, nb_pool_hits;
+} CoThread;
+
+THREAD_LOCAL(CoThread, this_thread);
+
+TsaRole tsa_role_coroutine;
+
+void co_main(Coroutine *co) NORETURN;
+
+/* --- bugs of the caller --- */
+
+static const char *state_name(int state)
+{
+    static const char *const names[] = {
+        [CO_CREATED] = "created",
+        [CO_YIELDED] = "yielded",
+        [CO_RUNNING] = "running",
+        [CO_ENDED] = "ended",
+    };
+
+    return state >= 0 && state < (int)ARRAY_SIZE(names) ? names[state] : "corrupt";
+}
+
+/* "function" or "program+0x1234", as `addr2line -e program 0x1234` wants it */
+static void describe_entry(CoroutineEntry *entry, char *buf, size_t size_bytes)
+{
+    Dl_info info;
+
+    if (!dladdr((void *)(uintptr_t)entry, &info) || !info.dli_fname) {
+        snprintf(buf, size_bytes, "%p", (void *)(uintptr_t)entry);
+        return;
+    }
+    const char *slash = strrchr(info.dli_fname, '/');
+
+    snprintf(buf, size_bytes, "%s+0x%zx%s%s", slash ? slash + 1 : info.dli_fname,
+             (size_t)((uintptr_t)entry - (uintptr_t)info.dli_fbase), info.dli_sname ? " " : "",
+             info.dli_sname ? info.dli_sname : "");
+}
+
+/* Abort, naming the coroutine, what was tried with it, its state and who scheduled it. */
+static NORETURN NOINLINE void die(const Coroutine *co, const char *tried)
+{
+    char entry[128];
+    const char *by = atomic_load(&co->scheduled_by);
+
+    describe_entry(co->entry, entry, sizeof(entry));
+    log_write(LOG_LEVEL_ERROR, "coroutine", "%p (entry %s): %s, but it is %s%s%s", (const void *)co,
+              entry, tried, state_name(atomic_load(&co->state)), by ? " and scheduled by " : "",
+              by ? by : "");
+    abort();
+}
+
+static NORETURN NOINLINE void die_outside(const char *tried)
+{
+    log_write(LOG_LEVEL_ERROR, "coroutine", "%s outside of a coroutine", tried);
+    abort();
+}
+
+/* --- life --- */
+
+static Coroutine *map_new(void)
+{
+    static _Atomic unsigned next_colour;
+    CoStack stack;
+
+    if (co_stack_map(&stack) < 0) {
+        return NULL;
+    }
+
+    unsigned colour = atomic_fetch_add_explicit(&next_colour, 1, memory_order_relaxed);
+    size_t struct_bytes = ALIGN_UP(sizeof(Coroutine), (size_t)CACHE_LINE_BYTES);
+    char *top = (char *)stack.base + stack.size_bytes - struct_bytes -
+                colour % STACK_COLOURS * CACHE_LINE_BYTES;
+    Coroutine *co = (Coroutine *)top;
+
+    /* The pages come zeroed: what is not set here is 0 or NULL. */
+    co->stack = stack;
+    co->sp = co_stack_prepare(top, co);
+    co_sanitizer_init(&co->sanitizer);
+    return co;
+}
+
+void co_free(Coroutine *co)
+{
+    CoStack stack = co->stack; /* the coroutine itself lies in what is unmapped */
+
+    assert(atomic_load_explicit(&co->state, memory_order_relaxed) == CO_ENDED);
+    co_sanitizer_finish(&co->sanitizer, &stack);
+    co_stack_unmap(&stack);
+}
+
+Coroutine *co_create(CoroutineEntry *entry, void *opaque)
+{
+    CoThread *self = this_thread();
+    Coroutine *co = co_pool_take(&self->pool);
+
+    if (likely(co)) {
+        self->nb_pool_hits++;
+    } else {
+        co = map_new();
+        if (!co) {
+            return NULL;
+        }
+    }
+    self->nb_created++;
+    co->entry = entry;
+    co->opaque = opaque;
+    co->home = self->home;
+    atomic_store_explicit(&co->state, CO_CREATED, memory_order_relaxed);
+    return co;
+}
+
+/* The bottom frame of every coroutine's stack; see invariant 4. */
+void co_main(Coroutine *co)
+{
+    for (;;) {
+        co_sanitizer_arrive(&co->sanitizer);
+        co->entry(co->opaque);
+        co_sanitizer_leave(&co->sanitizer, true);
+        co_switch(&co->sp, co->enterer_sp, CO_ENDED);
+    }
+}
+
+/* --- switching --- */
+
+/* What has to be done, besides going on, when a coroutine has left its stack. */
+static NOINLINE void after_leaving(CoThread *self, Coroutine *co, int state)
+{
+    CoAfterYield *after = co->after;
+
+    co->after = NULL;
+    atomic_store_explicit(&co->state, state, memory_order_release); /* pairs with co_enter() */
+    if (state == CO_ENDED) {
+        if (unlikely(atomic_load_explicit(&co->scheduled_by, memory_order_relaxed))) {
+            die(co, "its entry function returned");
+        }
+        if (!co_pool_give(&self->pool, co)) {
+            co_free(co);
+        }
+    } else {
+        after(co, co->after_opaque);
+    }
+}
+
+/* Run @co until it leaves its stack. */
+static ALWAYS_INLINE void run(CoThread *self, Coroutine *co, Coroutine *caller)
+{
+    int state = atomic_load_explicit(&co->state, memory_order_acquire); /* after_leaving() */
+
+    if (unlikely(state > CO_YIELDED ||
+                 atomic_load_explicit(&co->scheduled_by, memory_order_relaxed))) {
+        die(co, "it was to be entered");
+    }
+    atomic_store_explicit(&co->state, CO_RUNNING, memory_order_relaxed);
+    self->current = co;
+
+    void *fake_stack = NULL;
+
+    co_sanitizer_leave_enterer(&co->sanitizer, &co->stack, &fake_stack);
+    state = co_switch(&co->enterer_sp, co->sp, 0);
+    co_sanitizer_return(fake_stack);
+
+    self->current = caller;
+    if (state == CO_YIELDED && likely(!co->after)) {
+        atomic_store_explicit(&co->state, CO_YIELDED, memory_order_release); /* next co_enter() */
+    } else {
+        after_leaving(self, co, state);
+    }
+}
+
+static Coroutine *take_wakeup(CoThread *self)
+{
+    Coroutine *co = self->wake_first;
+
+    self->wake_first = co->next;
+    if (!self->wake_first) {
+        self->wake_last = NULL;
+    }
+    return co;
+}
+
+static NOINLINE void run_wakeups(CoThread *self)
+{
+    while (self->wake_first) {
+        Coroutine *co = take_wakeup(self);
+
+        co_clear_scheduled(co);
+        run(self, co, NULL);
+    }
+}
+
+void co_enter(Coroutine *co)
+{
+    CoThread *self = this_thread();
+    Coroutine *caller = self->current;
+
+    run(self, co, caller);
+    if (unlikely(self->wake_first) && !caller) {
+        run_wakeups(self);
+    }
+}
+
+/* Leave the running coroutine's stack; returns when it is entered again. */
+static ALWAYS_INLINE void leave(Coroutine *co)
+{
+    co_sanitizer_leave(&co->sanitizer, false);
+    co_switch(&co->sp, co->enterer_sp, CO_YIELDED);
+    co_sanitizer_arrive(&co->sanitizer);
+}
+
+void co_yield(void)
+{
+    Coroutine *co = this_thread()->current;
+
+    if (unlikely(!co)) {
+        die_outside("co_yield()");
+    }
+    leave(co);
+}
+
+void co_yield_then(CoAfterYield *after, void *opaque)
+{
+    Coroutine *co = this_thread()->current;
+
+    if (unlikely(!co)) {
+        die_outside("co_yield_then()");
+    }
+    co->after = after;
+    co->after_opaque = opaque;
+    leave(co);
+}
+
+Coroutine *co_self(void)
+{
+    return this_thread()->current;
+}
+
+void assert_in_coroutine(void)
+{
+    if (unlikely(!this_thread()->current)) {
+        die_outside("a function for coroutines was called");
+    }
+}
+
+/* --- waking --- */
+
+void co_mark_scheduled(Coroutine *co, const char *by)
+{
+    const char *nobody = NULL;
+
+    /* Acquire pairs with the release in co_clear_scheduled(): the list links are free again. */
+    if (unlikely(!atomic_compare_exchange_strong_explicit(
+            &co->scheduled_by, &nobody, by, memory_order_acq_rel, memory_order_relaxed))) {
+        die(co, by);
+    }
+    if (unlikely(atomic_load_explicit(&co->state, memory_order_relaxed) == CO_ENDED)) {
+        die(co, by);
+    }
+}
+
+void co_clear_scheduled(Coroutine *co)
+{
+    if (unlikely(!atomic_load_explicit(&co->scheduled_by, memory_order_relaxed))) {
+        die(co, "it was to be taken from a list of scheduled ones");
+    }
+    atomic_store_explicit(&co->scheduled_by, NULL, memory_order_release); /* co_mark_scheduled() */
+}
+
+void co_queue_wakeup(Coroutine *co)
+{
+    CoThread *self = this_thread();
+
+    if (unlikely(!self->current)) {
+        die_outside("co_queue_wakeup()");
+    }
+    co_mark_scheduled(co, "co_queue_wakeup");
+    co->next = NULL;
+    if (self->wake_last) {
+        self->wake_last->next = co;
+    } else {
+        self->wake_first = co;
+    }
+    self->wake_last = co;
+}
+
+/* --- home and pool --- */
+
+struct AioContext *co_home(const Coroutine *co)
+{
+    return co->home;
+}
+
+void co_set_home(Coroutine *co, struct AioContext *ctx)
+{
+    co->home = ctx;
+}
+
+void co_thread_set_home(struct AioContext *ctx)
+{
+    this_thread()->home = ctx;
+}
+
+void co_pool_set_limit(unsigned nb_coroutines)
+{
+    co_pool_limit(&this_thread()->pool, nb_coroutines);
+}
+
+void co_pool_drain(void)
+{
+    co_pool_empty(&this_thread()->pool);
+}
+
+void co_stats(CoroutineStats *ret_stats)
+{
+    const CoThread *self = this_thread();
+
+    *ret_stats = (CoroutineStats){
+        .created = self->nb_created,
+        .pool_hits = self->nb_pool_hits,
+        .pooled = self->pool.nb_pooled,
+    };
+}
