@@ -1,0 +1,99 @@
+# shellcheck shell=sh
+# Runs boots one after the other and prints TAP. scripts/testbed runs this under
+# busybox; guest-tests/linux/run writes the calls that follow it.
+#
+#   DISK  the image or block device that the guests write to
+
+count=0
+failures=0
+console=/tmp/penstock-case-console
+
+# What no boot may leave: processes, and files in the places for such.
+list_leftovers()
+{
+    ls -A /dev/shm
+    for process in /proc/[0-9]*; do
+        case $(readlink "$process/exe") in
+        */penstock*) echo "process ${process#/proc/}" ;;
+        esac
+    done 2>/dev/null
+}
+
+# result NAME [WHY-NOT] - one line of TAP, the console as comments before it
+result()
+{
+    count=$((count + 1))
+    sed 's/^/# /; s/\r$//' "$console"
+    if [ -z "$2" ]; then
+        echo "ok $count - $1"
+    else
+        echo "# $2"
+        echo "not ok $count - $1"
+        failures=$((failures + 1))
+    fi
+}
+
+# await TEXT PID - wait until the console has TEXT or the process is gone
+await()
+{
+    tenths=0
+    while ! grep -q "$1" "$console"; do
+        kill -0 "$2" 2>/dev/null || return 1
+        tenths=$((tenths + 1))
+        [ "$tenths" -lt 1200 ] || return 1
+        sleep 0.1
+    done
+}
+
+# find_fault STATUS EXPECTED LAST-WORD - why this boot was not right, in a line
+find_fault()
+{
+    if [ "$1" != "$2" ]; then
+        echo "penstock ended with status $1, not $2"
+    elif [ "$3" = clean ] && ! grep -q '^penstock-guest-status: 0' "$console"; then
+        echo "the guest did not say that all was well"
+    elif [ "$3" != panic ] &&
+        grep -E 'BUG:|Oops|Call Trace|Kernel panic|I/O error|blocked for more' "$console"; then
+        echo "the guest's kernel complains"
+    elif grep -E 'Sanitizer|runtime error:' "$console"; then
+        echo "a sanitizer complains"
+    elif [ "$(list_leftovers)" != "$before" ]; then
+        echo "left behind: $(list_leftovers | tr '\n' ' ')"
+    elif sum=$(sed -n 's/^penstock-sum: .*sha256=\([0-9a-f]*\).*/\1/p' "$console" | tail -n 1) &&
+        [ -n "$sum" ]; then
+        length=$(sed -n 's/^penstock-sum: jobs=\([0-9]*\) size=\([0-9]*\).*/\1 \2/p' "$console" |
+            tail -n 1 | { read -r jobs size; echo $((jobs * size)); })
+        [ "$(head -c "$length" "$DISK" | sha256sum | cut -d' ' -f1)" = "$sum" ] ||
+            echo "the disk's sha256 is not the guest's"
+    fi
+}
+
+# boot NAME EXPECTED LAST-WORD COMMAND... - run a guest to its end
+#   LAST-WORD clean: all the guest's checks must have passed; panic: its kernel
+#   panics; any: it says nothing at the end
+boot()
+{
+    name=$1 expected=$2 last_word=$3
+    shift 3
+    before=$(list_leftovers)
+    timeout -s KILL 300 "$@" </dev/null >"$console" 2>&1
+    status=$?
+    result "$name" "$(find_fault "$status" "$expected" "$last_word")"
+}
+
+# boot_and_signal NAME EXPECTED SIGNAL COMMAND... - end it in the midst of I/O
+boot_and_signal()
+{
+    name=$1 expected=$2 signal=$3
+    shift 3
+    before=$(list_leftovers)
+    timeout -s KILL 300 "$@" </dev/null >"$console" 2>&1 &
+    pid=$!
+    if await 'load starts' "$pid"; then
+        sleep 1
+        kill "-$signal" "$pid"
+    fi
+    wait "$pid"
+    status=$?
+    result "$name" "$(find_fault "$status" "$expected" any)"
+}
