@@ -76,7 +76,6 @@
 /* --- interrupts (GSIs 0 to 23 are the IOAPIC's pins) --- */
 
 #define LAYOUT_COM1_GSI      4u
-#define LAYOUT_RTC_GSI       8u
 #define LAYOUT_SCI_GSI       9u /* level, active high */
 #define LAYOUT_NB_GSIS       24u
 #define LAYOUT_PCI_GSI_FIRST 16u
