@@ -1,0 +1,199 @@
+/*
+ * disks.c - from --disk and --iothread to devices on IOThreads
+ *
+ * Disk i is PCI slot i + 1, or the next virtio-mmio window. Queue q of a disk runs on the
+ * thread that its iothreads= names at q modulo their number, or on a thread of its own.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "vmm/layout.h"
+#include "vmm/machine-int.h"
+
+static int create_iothreads(Machine *machine, Error *err)
+{
+    const MachineConfig *config = machine->config;
+
+    for (unsigned i = 0; i < config->nb_iothreads; i++) {
+        IOThread *iothread =
+            iothread_create(config->iothreads[i].id, &config->iothreads[i].params, err);
+
+        if (!iothread) {
+            error_prefix(err, "--iothread %s: ", config->iothreads[i].id);
+            return -EIO;
+        }
+        machine->iothreads[machine->nb_iothreads++] = iothread;
+    }
+    return 0;
+}
+
+static IOThread *find_iothread(Machine *machine, const char *id)
+{
+    for (unsigned i = 0; i < machine->nb_iothreads; i++) {
+        if (strcmp(iothread_id(machine->iothreads[i]), id) == 0) {
+            return machine->iothreads[i];
+        }
+    }
+    return NULL;
+}
+
+/* The thread of one queue, with a reference for the disk. */
+static IOThread *thread_for_queue(Machine *machine, const DiskConfig *config, unsigned queue,
+                                  Error *err)
+{
+    char id[64];
+
+    if (config->nb_iothreads > 0) {
+        IOThread *named =
+            find_iothread(machine, config->iothreads[queue % config->nb_iothreads]);
+
+        assert(named); /* config.c has checked the names */
+        return iothread_ref(named);
+    }
+    AioParams params = { .poll_max_ns = AIO_POLL_MAX_NS_DEFAULT };
+
+    snprintf(id, sizeof(id), "%s.q%u", config->id, queue);
+    return iothread_create(id, &params, err);
+}
+
+static int open_backend(Disk *disk, DiskConfig *config, bool *ret_usage, Error *err)
+{
+    Error reason;
+    int ret;
+
+    disk->blk = blk_open(config->id, &config->opts, &reason);
+    if (!disk->blk) {
+        *ret_usage = reason.code == -EINVAL; /* a bad value; files fail with other codes */
+        return error_set(err, reason.code, "--disk %s: %s", config->id, reason.msg);
+    }
+    if ((ret = opts_check_all_used(&config->opts, &reason)) < 0) {
+        *ret_usage = true;
+        return error_set(err, ret, "%s", reason.msg);
+    }
+    return 0;
+}
+
+static int map_queues(Machine *machine, Disk *disk, const DiskConfig *config, unsigned nb_queues,
+                      Error *err)
+{
+    for (unsigned q = 0; q < nb_queues; q++) {
+        IOThread *iothread = thread_for_queue(machine, config, q, err);
+
+        if (!iothread) {
+            error_prefix(err, "--disk %s: queue %u: ", config->id, q);
+            return -EIO;
+        }
+        disk->iothreads[disk->nb_iothreads++] = iothread;
+        vdev_set_queue_context(virtio_blk_device(disk->vblk), q, iothread_context(iothread));
+    }
+    return 0;
+}
+
+static int attach_transport(Machine *machine, Disk *disk, const DiskConfig *config, unsigned slot,
+                            Error *err)
+{
+    Platform *platform = &machine->platform.platform;
+    VirtioDevice *vdev = virtio_blk_device(disk->vblk);
+
+    if (!config->mmio) {
+        disk->pci = virtio_pci_create(platform, machine->pci, slot, vdev, err);
+        return disk->pci ? 0 : -EIO;
+    }
+    if (machine->nb_mmio_disks == LAYOUT_VIRTIO_MMIO_MAX) {
+        return error_set(err, -EINVAL, "--disk %s: more than %d disks with transport=mmio",
+                         config->id, LAYOUT_VIRTIO_MMIO_MAX);
+    }
+    disk->mmio_index = machine->nb_mmio_disks++;
+    disk->mmio = virtio_mmio_create(platform, layout_virtio_mmio_gpa(disk->mmio_index),
+                                    layout_virtio_mmio_gsi(disk->mmio_index), vdev, err);
+    return disk->mmio ? 0 : -EIO;
+}
+
+static int create_disk(Machine *machine, DiskConfig *config, unsigned slot, bool *ret_usage,
+                       Error *err)
+{
+    Disk *disk = &machine->disks[machine->nb_disks++];
+    int ret = open_backend(disk, config, ret_usage, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    VirtioBlkParams params = {
+        .id = config->id,
+        .serial = config->serial,
+        .nb_queues = config->nb_queues ? config->nb_queues : machine->config->nb_cpus,
+        .queue_size = config->queue_size,
+        .seg_max = config->seg_max,
+        .read_only = blk_read_only(disk->blk),
+    };
+
+    disk->vblk = virtio_blk_create(&params, disk->blk, &machine->gm, err);
+    if (!disk->vblk) {
+        error_prefix(err, "--disk %s: ", config->id);
+        return -EIO;
+    }
+    if ((ret = map_queues(machine, disk, config, params.nb_queues, err)) < 0) {
+        return ret;
+    }
+    return attach_transport(machine, disk, config, slot, err);
+}
+
+int disks_create(Machine *machine, bool *ret_usage, Error *err)
+{
+    int ret = create_iothreads(machine, err);
+
+    for (unsigned i = 0; ret == 0 && i < machine->config->nb_disks; i++) {
+        ret = create_disk(machine, &machine->config->disks[i], i + 1, ret_usage, err);
+    }
+    return ret;
+}
+
+static co_fn void reset_entry(void *opaque)
+{
+    Disk *disk = opaque;
+
+    if (disk->pci) {
+        virtio_pci_co_reset(disk->pci);
+    } else if (disk->mmio) {
+        virtio_mmio_co_reset(disk->mmio);
+    }
+}
+
+void disks_reset(Machine *machine)
+{
+    for (unsigned i = 0; i < machine->nb_disks; i++) {
+        aio_co_run_sync(machine->main, reset_entry, &machine->disks[i]);
+    }
+}
+
+int disks_destroy(Machine *machine, Error *err)
+{
+    int first = 0;
+
+    if (machine->main) {
+        disks_reset(machine);
+    }
+    for (unsigned i = 0; i < machine->nb_disks; i++) {
+        Disk *disk = &machine->disks[i];
+
+        virtio_pci_destroy(disk->pci);
+        virtio_mmio_destroy(disk->mmio);
+        virtio_blk_destroy(disk->vblk);
+        int ret = blk_close(disk->blk);
+
+        if (ret < 0 && first == 0) {
+            first = error_set(err, ret, "disk %s: the last flush failed: %s; what the guest wrote "
+                              "last may be lost",
+                              machine->config->disks[i].id, error_strerror(ret));
+        }
+        for (unsigned q = 0; q < disk->nb_iothreads; q++) {
+            iothread_unref(disk->iothreads[q]);
+        }
+    }
+    machine->nb_disks = 0;
+    for (unsigned i = 0; i < machine->nb_iothreads; i++) {
+        iothread_unref(machine->iothreads[i]);
+    }
+    machine->nb_iothreads = 0;
+    return first;
+}

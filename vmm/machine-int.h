@@ -1,0 +1,63 @@
+/*
+ * machine-int.h - shared by machine.c, disks.c and stats.c
+ *
+ * Layer:     vmm, private
+ */
+#ifndef VMM_MACHINE_INT_H
+#define VMM_MACHINE_INT_H
+
+#include "block/block-backend.h"
+#include "devices/legacy.h"
+#include "devices/serial.h"
+#include "devices/virtio-mmio.h"
+#include "devices/virtio-pci.h"
+#include "io/aio/iothread.h"
+#include "virtio/virtio-blk.h"
+#include "vmm/kvm-platform.h"
+#include "vmm/machine.h"
+#include "vmm/vcpu.h"
+
+typedef struct Disk {
+    BlockBackend *blk;
+    VirtioBlk *vblk;
+    VirtioPci *pci;   /* one of these two */
+    VirtioMmio *mmio;
+    unsigned mmio_index;
+    unsigned nb_iothreads;
+    IOThread *iothreads[CONFIG_QUEUES_MAX]; /* a reference for each queue */
+} Disk;
+
+struct Machine {
+    MachineConfig *config; /* borrowed */
+    AioContext *main;
+    GuestMemory gm;
+    Ram ram;
+    bool ram_pinned; /* registered with the rings */
+    Kvm kvm;
+    KvmPlatform platform;
+    Bus pio, mmio;
+    Rtc *rtc;
+    AcpiPm *pm;
+    I8042 *i8042;
+    Pvpanic *pvpanic;
+    Serial *serial;
+    PciHost *pci;
+    unsigned nb_mmio_disks;
+    unsigned nb_iothreads;
+    IOThread *iothreads[CONFIG_IOTHREADS_MAX]; /* those that the command line names */
+    unsigned nb_disks;
+    Disk disks[CONFIG_DISKS_MAX];
+    Vcpus *vcpus;
+    int signal_fd;
+    int signal_received; /* 0 = none */
+    int64_t started_ns;
+};
+
+/* disks.c */
+int disks_create(Machine *machine, bool *ret_usage, Error *err) NONNULL(1, 2) WARN_UNUSED;
+/* Device, queues and transport back to power-on. vCPUs paused. */
+void disks_reset(Machine *machine) NONNULL(1);
+/* Returns the first error of the final flushes. */
+int disks_destroy(Machine *machine, Error *err) NONNULL(1);
+
+#endif

@@ -1,0 +1,61 @@
+/*
+ * main.c - the program: which subcommand, and nothing else
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vmm/cmd.h"
+#include "vmm/machine.h"
+#include "vmm/version.h"
+
+static const char help[] =
+    "usage: penstock COMMAND [options]\n"
+    "\n"
+    "  run      boot a Linux guest, or any PVH payload, with virtio-blk disks\n"
+    "  check    tell what this host offers: KVM, io_uring, limits, and what to do about them\n"
+    "\n"
+    "penstock COMMAND --help tells the options; penstock(1) has the whole manual.\n";
+
+static const struct {
+    const char *name;
+    int (*fn)(int argc, char **argv);
+} commands[] = {
+    { "run", cmd_run },
+    { "check", cmd_check },
+};
+
+void cmd_complain(const char *fmt, ...)
+{
+    va_list ap;
+
+    fflush(stdout);
+    fputs("penstock: ", stderr);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        fputs(help, stderr);
+        return MACHINE_EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        fputs(help, stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        puts("penstock " PENSTOCK_VERSION);
+        return 0;
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            return commands[i].fn(argc - 1, argv + 1);
+        }
+    }
+    cmd_complain("there is no command '%s'; see penstock --help", argv[1]);
+    return MACHINE_EXIT_USAGE;
+}

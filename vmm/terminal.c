@@ -1,0 +1,238 @@
+/*
+ * terminal.c - raw mode that is always given back, the escape key, flow control to the guest
+ *
+ * Invariants
+ *   1. `saved` is valid whenever `raw` is set, and `raw` is set before tcsetattr() makes it true,
+ *      so a crash at any instant restores.
+ *   2. stdin is watched only while `pending` is empty: the guest's FIFO sets the pace.
+ */
+#include "vmm/terminal.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <termios.h>
+
+#define ESCAPE         1 /* Ctrl-A */
+#define OUTPUT_WAIT_MS 100
+
+static struct Terminal {
+    AioContext *ctx;
+    const TerminalOps *ops;
+    void *opaque;
+    AioBh *room_bh;
+    bool watching;
+    bool escaped;
+    bool eof;
+    uint8_t pending[256];
+    size_t pending_len;
+    struct termios saved;
+    _Atomic bool raw;
+    _Atomic bool output_stopped;
+} terminal;
+
+static const int crash_signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
+
+/* Async-signal-safe. */
+static void restore(void)
+{
+    if (atomic_exchange(&terminal.raw, false)) {
+        tcsetattr(STDIN_FILENO, TCSANOW, &terminal.saved);
+    }
+}
+
+static void crash_cb(int sig)
+{
+    restore();
+    signal(sig, SIG_DFL);
+    raise(sig);
+}
+
+static int make_raw(Error *err)
+{
+    static bool registered;
+    struct termios raw;
+
+    if (!isatty(STDIN_FILENO)) {
+        return 0;
+    }
+    if (tcgetattr(STDIN_FILENO, &terminal.saved) < 0) {
+        int ret = -errno;
+
+        return error_set(err, ret, "stdin: %s", error_strerror(ret));
+    }
+    if (!registered) {
+        registered = true;
+        atexit(restore);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(crash_signals); i++) {
+        struct sigaction action = { .sa_handler = crash_cb };
+
+        sigaction(crash_signals[i], &action, NULL);
+    }
+    raw = terminal.saved;
+    cfmakeraw(&raw);
+    raw.c_oflag |= OPOST; /* messages of penstock itself still start at the left */
+    atomic_store(&terminal.raw, true);
+    if (tcsetattr(STDIN_FILENO, TCSANOW, &raw) < 0) {
+        int ret = -errno;
+
+        restore();
+        return error_set(err, ret, "stdin: raw mode: %s", error_strerror(ret));
+    }
+    return 0;
+}
+
+/* --- input --- */
+
+static void stdin_cb(void *opaque);
+
+static void watch(bool on)
+{
+    static const AioHandlerOps ops = { .read = stdin_cb };
+
+    if (on != terminal.watching) {
+        terminal.watching = on;
+        aio_set_fd_handler(terminal.ctx, STDIN_FILENO, on ? &ops : NULL, NULL);
+    }
+}
+
+static void offer_pending(void)
+{
+    size_t taken = 0;
+
+    if (terminal.pending_len > 0) {
+        taken = terminal.ops->input(terminal.opaque, terminal.pending, terminal.pending_len);
+    }
+    terminal.pending_len -= taken;
+    memmove(terminal.pending, terminal.pending + taken, terminal.pending_len);
+    watch(terminal.pending_len == 0 && !terminal.eof);
+}
+
+static void print_help(void)
+{
+    static const char help[] = "\r\nCtrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h helps\r\n";
+
+    terminal_write((const uint8_t *)help, sizeof(help) - 1);
+}
+
+/* The byte after the escape key; true when a byte is for the guest. */
+static bool escaped_byte(uint8_t byte)
+{
+    terminal.escaped = false;
+    switch (byte) {
+    case 'x':
+    case 'X':
+        terminal.ops->quit(terminal.opaque);
+        return false;
+    case 'h':
+    case '?':
+        print_help();
+        return false;
+    default:
+        return byte == ESCAPE;
+    }
+}
+
+static void take_byte(uint8_t byte)
+{
+    if (atomic_load(&terminal.raw)) {
+        if (terminal.escaped) {
+            if (!escaped_byte(byte)) {
+                return;
+            }
+        } else if (byte == ESCAPE) {
+            terminal.escaped = true;
+            return;
+        }
+    }
+    terminal.pending[terminal.pending_len++] = byte;
+}
+
+static void stdin_cb(void *opaque)
+{
+    uint8_t buf[sizeof(terminal.pending)];
+    ssize_t len = read(STDIN_FILENO, buf, sizeof(buf));
+
+    if (len < 0 && (errno == EINTR || errno == EAGAIN)) {
+        return;
+    }
+    if (len <= 0) {
+        terminal.eof = true;
+        watch(false);
+        return;
+    }
+    for (ssize_t i = 0; i < len; i++) {
+        take_byte(buf[i]);
+    }
+    offer_pending();
+}
+
+static void room_bh(void *opaque)
+{
+    offer_pending();
+}
+
+void terminal_room(void)
+{
+    if (terminal.room_bh) {
+        aio_bh_schedule(terminal.room_bh);
+    }
+}
+
+/* --- output --- */
+
+/* Waits for room in steps, so that a console that nobody reads cannot hold up the end of the run. */
+void terminal_write(const uint8_t *data, size_t len_bytes)
+{
+    struct pollfd room = { .fd = STDOUT_FILENO, .events = POLLOUT };
+
+    while (len_bytes > 0 && !atomic_load(&terminal.output_stopped)) {
+        int ready = poll(&room, 1, OUTPUT_WAIT_MS);
+
+        if (ready == 0 || (ready < 0 && errno == EINTR)) {
+            continue;
+        }
+        ssize_t done = write(STDOUT_FILENO, data, len_bytes);
+
+        if (done > 0) {
+            data += done;
+            len_bytes -= done;
+        } else if (done < 0 && errno != EINTR && errno != EAGAIN) {
+            return;
+        }
+    }
+}
+
+void terminal_stop_output(void)
+{
+    atomic_store(&terminal.output_stopped, true);
+}
+
+int terminal_start(AioContext *ctx, const TerminalOps *ops, void *opaque, Error *err)
+{
+    memset(&terminal, 0, sizeof(terminal));
+    terminal.ctx = ctx;
+    terminal.ops = ops;
+    terminal.opaque = opaque;
+    int ret = make_raw(err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    terminal.room_bh = aio_bh_create(ctx, room_bh, NULL);
+    watch(true);
+    return 0;
+}
+
+void terminal_stop(void)
+{
+    restore();
+    if (terminal.ctx) {
+        watch(false);
+        aio_bh_destroy(take_ptr(&terminal.room_bh));
+        terminal.ctx = NULL;
+    }
+}
