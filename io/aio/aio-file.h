@@ -20,10 +20,16 @@
 
 typedef struct AioFile {
     int fd;
-    int slot; /* in the fixed-file tables, -1 = none */
+    int slot;            /* in the fixed-file tables, -1 = none */
+    unsigned generation; /* of the slot's use */
 } AioFile;
 
 void aio_file_init(AioFile *file, int fd) NONNULL(1);
+/*
+ * aio_file_finish - give the slot back
+ * Rings that had the descriptor registered hold a reference to the open file until their next pass,
+ * so a lock or an unlinked file's space may outlive the caller's close() by that much.
+ */
 void aio_file_finish(AioFile *file) NONNULL(1);
 
 /* Bytes transferred (may be short, 0 at end of file) or -errno; -EINTR and -EAGAIN are retried

@@ -1,0 +1,247 @@
+/*
+ * aio-int.h - what the files of this folder share: the context's insides and the ring's functions
+ *
+ * Layer:     io/aio, private
+ * Threading: home thread only, except what stands under "doors" in AioContext.
+ *
+ * The files and their parts of the context:
+ *   aio-context.c  the pass, the wake-up protocol, deferred calls, the list of all contexts
+ *   aio-bh.c       bottom halves            aio-co.c       coroutines in contexts
+ *   aio-timer.c    the heap                 aio-handler.c  fd handlers
+ *   aio-poll.c     the polling window       aio-uring.c    the ring
+ *   aio-file.c     disk requests, fixed files and buffers
+ *
+ * Nothing outside aio-uring.c, aio-file.c and this header knows that there is an io_uring: another
+ * monitor would offer the uring_*() functions of the middle section and a file of requests.
+ */
+#ifndef IO_AIO_AIO_INT_H
+#define IO_AIO_AIO_INT_H
+
+#include <liburing.h>
+#include <pthread.h>
+
+#include "io/aio/aio.h"
+
+/* --- fd handlers (aio-handler.c) --- */
+
+typedef struct AioHandler {
+    AioHandlerOps ops;
+    void *opaque;
+    AioContext *ctx;
+    int fd;
+    uint32_t events;    /* POLL* mask wanted; 0 when there is only a poll probe */
+    bool deleted;       /* removed; never called again, freed once disarmed and no pass runs */
+    bool armed;         /* the kernel (or the submission queue) has a POLL_ADD that names us */
+    bool poll_begun;    /* poll_begin was called and poll_end not yet */
+    ListNode arm_node;  /* in exactly one of uring.arm, uring.arm_polled, uring.cancel, or in none */
+    ListNode poll_node; /* in ctx->poll.handlers when ops.poll is set */
+    ListNode dead_node; /* in ctx->dead_handlers when deleted */
+} AioHandler;
+
+/* --- the ring (aio-uring.c) --- */
+
+/* What the low bits of a completion's user data say about the pointer above them. */
+enum {
+    URING_TAG_REQUEST = 0, /* AioRequest */
+    URING_TAG_HANDLER = 1, /* AioHandler */
+    URING_TAG_WAKE = 2,    /* the read of the wake-up eventfd */
+    URING_TAG_IGNORE = 3,  /* the completion of a cancellation */
+    URING_TAG_MASK = 7,
+};
+
+/* A request in flight; lives in the frame of the coroutine that waits for it. */
+typedef struct AioRequest {
+    Coroutine *co;
+    int res;
+    bool done;
+} AioRequest;
+
+/* A coroutine that waits for a free submission entry; lives in its frame. */
+typedef struct UringWaiter {
+    ListNode node;
+    Coroutine *co;
+} UringWaiter;
+
+typedef struct AioUring {
+    struct io_uring ring;
+    int enter_fd;         /* descriptor for io_uring_enter, or index of the registered one */
+    unsigned enter_flags; /* IORING_ENTER_REGISTERED_RING when it is an index */
+    bool enabled;
+    bool wake_armed;     /* the read of the eventfd is in the kernel */
+    uint64_t wake_count; /* where that read puts its eight bytes */
+    unsigned inflight;   /* requests submitted or queued, not completed */
+    List arm;            /* handlers to arm at the next io_uring_enter */
+    List arm_polled;     /* the same, but not needed while their probe is asked */
+    List cancel;         /* deleted handlers whose POLL_ADD is to be cancelled */
+    List waiters;        /* UringWaiter: the submission queue was full */
+} AioUring;
+
+/* Which set-up flags to try first: 0 = everything (6.1), 1 = without DEFER_TASKRUN (5.19),
+ * 2 = plain (5.11). Tests raise it to run on each; read when a context is created. */
+extern unsigned uring_first_level;
+
+int uring_init(AioContext *ctx, unsigned entries, Error *err) NONNULL(1) WARN_UNUSED;
+void uring_finish(AioContext *ctx);
+/* uring_enable - tie the ring to the calling thread */
+void uring_enable(AioContext *ctx);
+
+/* uring_has_work - a completion is ready, or the kernel wants to be entered to produce one; a few
+ * loads, no system call */
+bool uring_has_work(const AioContext *ctx);
+/* uring_wants_enter - the second half of that */
+bool uring_wants_enter(const AioContext *ctx);
+/* uring_has_queued - something waits to be submitted
+ * @arm_polled  count handlers that also have a poll probe */
+bool uring_has_queued(const AioContext *ctx, bool arm_polled);
+/*
+ * uring_enter - submit what is queued; if @wait, sleep until a completion
+ * @arm_polled  also arm handlers that have a poll probe
+ * @timeout_ns  longest sleep, -1 = no limit
+ * Returns early when a signal was caught; completions are left for uring_reap().
+ */
+void uring_enter(AioContext *ctx, bool wait, bool arm_polled, int64_t timeout_ns);
+/* uring_reap - run what completed; true when there was anything */
+bool uring_reap(AioContext *ctx);
+
+/* uring_handler_arm - have @h watched from the next uring_enter() on */
+void uring_handler_arm(AioContext *ctx, AioHandler *h);
+/* uring_handler_forget - the opposite; @h stays armed until its last completion has come */
+void uring_handler_forget(AioContext *ctx, AioHandler *h);
+
+/* uring_co_get_sqe - a cleared submission entry; yields while the queue is full */
+co_fn struct io_uring_sqe *uring_co_get_sqe(AioContext *ctx);
+/* uring_co_wait - queue @sqe, just got and filled in, and yield until it has completed */
+co_fn int uring_co_wait(AioContext *ctx, struct io_uring_sqe *sqe);
+
+/* --- adaptive polling (aio-poll.c) --- */
+
+/* How long to poll before sleeping. One for the whole context now; it has no other state, so that
+ * it may become one for each handler. */
+typedef struct AioPollWindow {
+    int64_t ns;
+} AioPollWindow;
+
+typedef struct AioPoll {
+    List handlers; /* AioHandler.poll_node; deleted ones stay until no pass runs */
+    int64_t max_ns;
+    int64_t grow;
+    int64_t shrink;
+    AioPollWindow window;
+    bool open; /* handlers' poll_begin has been called */
+} AioPoll;
+
+void poll_init(AioPoll *poll, const AioParams *params);
+/* poll_probe - ask each handler once and run those that are ready; true when any was */
+bool poll_probe(AioContext *ctx);
+typedef enum PollResult {
+    POLL_NOTHING, /* the window has ended */
+    POLL_LOOK,    /* a completion, a notification or a timer is there to be looked at */
+    POLL_RAN,     /* handlers were ready and have been run */
+} PollResult;
+
+/* poll_spin - ask until something is ready, @deadline_ns (-1 = none) or the window's end */
+PollResult poll_spin(AioContext *ctx, int64_t start_ns, int64_t deadline_ns);
+/* poll_close - end the window: call poll_end, then ask once more; true when any was ready */
+bool poll_close(AioContext *ctx);
+/* poll_handler_removed - pair its poll_begin */
+void poll_handler_removed(AioHandler *h);
+/* poll_adjust - learn from a wait that took @block_ns until something was ready */
+void poll_adjust(AioPoll *poll, AioPollWindow *window, int64_t block_ns);
+
+/* --- fixed files and buffers (aio-file.c) --- */
+
+#define AIO_FILES_MAX 64 /* slots of the fixed-file table of each ring */
+
+typedef struct AioFixed {
+    bool files_tried;
+    bool files_on;
+    unsigned file_generation[AIO_FILES_MAX]; /* of the AioFile in the slot; 0 = empty */
+    unsigned buffers_generation;             /* of the set that was tried */
+    bool buffers_on;
+} AioFixed;
+
+/* --- counters: written by the home thread, read by any --- */
+
+typedef _Atomic uint64_t AioCounter;
+
+static inline void counter_add(AioCounter *counter, uint64_t n)
+{
+    /* one writer: no locked instruction is needed */
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+typedef struct AioCounters {
+    AioCounter passes;
+    AioCounter enters;
+    AioCounter sqes;
+    AioCounter requests;
+    AioCounter bhs;
+    AioCounter polls;
+    AioCounter polls_paid;
+    _Atomic int64_t poll_ns;
+} AioCounters;
+
+/* --- the context --- */
+
+struct AioContext {
+    /* doors: written by other threads; see aio-context.c for the protocol */
+    _Atomic unsigned wake_state CACHE_ALIGNED; /* WakeState */
+    AioBh *_Atomic bh_incoming;                /* stack, newest first */
+    Coroutine *_Atomic co_incoming;            /* likewise */
+    AioCounter notifies;                       /* added to by any thread */
+    int wake_fd;                               /* eventfd; constant */
+
+    /* home thread only */
+    AioUring uring CACHE_ALIGNED;
+    unsigned depth; /* passes running: > 1 when nested */
+    AioBh *bh_ready_head, **bh_ready_tail;
+    AioPoll poll;
+    AioDefer *defer_head, **defer_tail;
+    AioTimer **timer_heap;
+    unsigned nb_timers, timer_capacity;
+    AioHandler **handlers; /* by fd */
+    unsigned nb_handlers;  /* size of that table */
+    List dead_handlers;
+    AioFixed fixed;
+    AioCounters counters;
+
+    /* constant after creation */
+    unsigned index;
+    pid_t home_tid; /* set at the first aio_context_enter() */
+    char name[32];
+};
+
+/* --- bottom halves and coroutines (aio-bh.c, aio-co.c) --- */
+
+/* Move what has come in to the ready lists and run all of these. Returns true when anything ran. */
+bool bh_run(AioContext *ctx);
+void bh_finish(AioContext *ctx);
+bool co_run(AioContext *ctx);
+
+/* --- timers (aio-timer.c) --- */
+
+/* timer_next_ns - the first deadline, -1 when no timer is armed */
+static inline int64_t timer_next_ns(const AioContext *ctx)
+{
+    return ctx->nb_timers ? ctx->timer_heap[0]->deadline_ns : -1;
+}
+/* timer_run - call what is due; true when anything was */
+bool timer_run(AioContext *ctx);
+
+/* --- handlers (aio-handler.c) --- */
+
+/* handler_ready - the kernel says so (POLL* in @revents) */
+void handler_ready(AioHandler *h, uint32_t revents);
+/* handler_sweep - free the dead ones that nothing refers to; no pass may be running */
+void handler_sweep(AioContext *ctx);
+void handler_finish(AioContext *ctx);
+
+/* --- all contexts (aio-context.c) --- */
+
+/* context_notified - aio_notify() was called and not yet looked at; one load */
+bool context_notified(const AioContext *ctx);
+/* context_bh_everywhere - schedule cb(context) once in the home of each live context */
+void context_bh_everywhere(AioCallback *cb);
+
+#endif

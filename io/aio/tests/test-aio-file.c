@@ -1,0 +1,276 @@
+/*
+ * test-aio-file.c - disk requests: data, ends of files, many at once, fixed files and buffers
+ */
+#include <fcntl.h>
+#include <linux/falloc.h>
+
+#include "io/aio/aio-file.h"
+#include "io/aio/aio-int.h"
+#include "io/aio/tests/aio-test.h"
+
+#define BLOCK 4096
+
+static int temp_file(uint64_t size_bytes)
+{
+    char path[] = "/tmp/test-aio-file-XXXXXX";
+    int fd = mkstemp(path);
+
+    ASSERT_GE(fd, 0);
+    unlink(path);
+    ASSERT_EQ(ftruncate(fd, size_bytes), 0);
+    return fd;
+}
+
+static void fill(uint8_t *buf, size_t len_bytes, unsigned seed)
+{
+    for (size_t i = 0; i < len_bytes; i++) {
+        buf[i] = (uint8_t)(seed * 31 + i * 7 + (i >> 8));
+    }
+}
+
+static bool filled(const uint8_t *buf, size_t len_bytes, unsigned seed)
+{
+    for (size_t i = 0; i < len_bytes; i++) {
+        if (buf[i] != (uint8_t)(seed * 31 + i * 7 + (i >> 8))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* --- one coroutine --- */
+
+static AioFile file;
+
+static void write_and_read_entry(void *opaque)
+{
+    static uint8_t out[3 * BLOCK], in[3 * BLOCK];
+    struct iovec one = { out, sizeof(out) };
+    struct iovec three[] = { { in, 100 }, { in + 100, BLOCK }, { in + 100 + BLOCK, 2000 } };
+
+    assert_in_coroutine();
+    fill(out, sizeof(out), 1);
+    EXPECT_EQ(aio_co_pwritev(&file, &one, 1, 512, 0), sizeof(out));
+    EXPECT_EQ(aio_co_pwritev(&file, &one, 1, 512, RWF_DSYNC), sizeof(out));
+    EXPECT_EQ(aio_co_fdatasync(&file), 0);
+    EXPECT_EQ(aio_co_preadv(&file, three, 3, 512, 0), 2100 + BLOCK);
+    EXPECT_TRUE(filled(in, 2100 + BLOCK, 1));
+
+    /* the end of the file: short, then nothing */
+    one = (struct iovec){ in, sizeof(in) };
+    EXPECT_EQ(aio_co_preadv(&file, &one, 1, 512 + 2 * BLOCK, 0), BLOCK);
+    EXPECT_EQ(aio_co_preadv(&file, &one, 1, 1 << 20, 0), 0);
+
+    /* errors come back as they are */
+    EXPECT_EQ(aio_co_preadv(&file, &one, 1, UINT64_MAX - 10, 0), -EINVAL);
+    EXPECT_LT(aio_co_fallocate(&file, 0x4000, 0, BLOCK), 0);
+    *(bool *)opaque = true;
+}
+
+static void run_level(unsigned level)
+{
+    bool done = false;
+
+    uring_first_level = level;
+    AioContext *ctx = test_context(NULL);
+    int fd = temp_file(0);
+
+    aio_file_init(&file, fd);
+    aio_co_run_sync(ctx, write_and_read_entry, &done);
+    EXPECT_TRUE(done);
+    aio_file_finish(&file);
+    close(fd);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_file, reads_back_what_it_wrote)
+{
+    run_level(0);
+}
+
+TEST(aio_file, reads_back_what_it_wrote_without_deferred_task_work)
+{
+    run_level(1);
+}
+
+TEST(aio_file, reads_back_what_it_wrote_on_a_plain_ring)
+{
+    run_level(2);
+}
+
+static void punch_entry(void *opaque)
+{
+    static uint8_t buf[2 * BLOCK];
+    struct iovec iov = { buf, sizeof(buf) };
+
+    assert_in_coroutine();
+    memset(buf, 0xaa, sizeof(buf));
+    EXPECT_EQ(aio_co_pwritev(&file, &iov, 1, 0, 0), sizeof(buf));
+    *(int *)opaque = aio_co_fallocate(&file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, BLOCK,
+                                      BLOCK);
+    EXPECT_EQ(aio_co_preadv(&file, &iov, 1, 0, 0), sizeof(buf));
+    EXPECT_EQ(buf[BLOCK - 1], 0xaa);
+    EXPECT_EQ(buf[BLOCK], *(int *)opaque ? 0xaa : 0);
+}
+
+TEST(aio_file, punched_hole_reads_as_zeroes)
+{
+    AioContext *ctx = test_context(NULL);
+    int fd = temp_file(2 * BLOCK);
+    int ret = -1;
+
+    aio_file_init(&file, fd);
+    aio_co_run_sync(ctx, punch_entry, &ret);
+    aio_file_finish(&file);
+    close(fd);
+    aio_context_destroy(ctx);
+    if (ret == -EOPNOTSUPP) {
+        TEST_SKIP("this file system punches no holes");
+    }
+    EXPECT_EQ(ret, 0);
+}
+
+/* --- many --- */
+
+#define REQUESTS 3000
+
+static unsigned running;
+
+static void one_read_entry(void *opaque)
+{
+    uint8_t buf[512];
+    struct iovec iov = { buf, sizeof(buf) };
+    uint64_t block = (uintptr_t)opaque;
+
+    assert_in_coroutine();
+    EXPECT_EQ(aio_co_preadv(&file, &iov, 1, block * 512, 0), 512);
+    EXPECT_TRUE(filled(buf, 512, block));
+    running--;
+}
+
+static int numbered_file(unsigned blocks)
+{
+    int fd = temp_file(0);
+
+    for (unsigned i = 0; i < blocks; i++) {
+        uint8_t buf[512];
+
+        fill(buf, sizeof(buf), i);
+        ASSERT_EQ(pwrite(fd, buf, sizeof(buf), i * 512), 512);
+    }
+    return fd;
+}
+
+static void start_reads(unsigned n)
+{
+    running = n;
+    for (unsigned i = 0; i < n; i++) {
+        Coroutine *co = co_create(one_read_entry, (void *)(uintptr_t)i);
+
+        ASSERT_TRUE(co != NULL);
+        co_enter(co);
+    }
+}
+
+TEST(aio_file, one_system_call_submits_all_requests_of_a_pass)
+{
+    AioContext *ctx = test_context(NULL);
+    int fd = numbered_file(64);
+
+    aio_file_init(&file, fd);
+    start_reads(1); /* registers the file; arms the wake-up */
+    AIO_WAIT_WHILE(ctx, running > 0);
+
+    AioStats before = test_stats(ctx);
+
+    start_reads(64);
+    AIO_WAIT_WHILE(ctx, running > 0);
+    AioStats after = test_stats(ctx);
+
+    EXPECT_EQ(after.requests - before.requests, 64);
+    EXPECT_LE(after.enters - before.enters, after.passes - before.passes);
+    EXPECT_LE(after.enters - before.enters, 3);
+    aio_file_finish(&file);
+    close(fd);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_file, more_requests_than_the_queue_and_the_completion_ring_hold)
+{
+    AioParams params = { .ring_entries = 4 }; /* 16 completions */
+    AioContext *ctx = test_context(&params);
+    int fd = numbered_file(REQUESTS);
+
+    aio_file_init(&file, fd);
+    start_reads(REQUESTS);
+    AIO_WAIT_WHILE(ctx, running > 0);
+    EXPECT_EQ(test_stats(ctx).requests, REQUESTS);
+    aio_file_finish(&file);
+    close(fd);
+    aio_context_destroy(ctx);
+}
+
+/* --- fixed files --- */
+
+static void read_first_block_entry(void *opaque)
+{
+    uint8_t buf[512];
+    struct iovec iov = { buf, sizeof(buf) };
+
+    assert_in_coroutine();
+    EXPECT_EQ(aio_co_preadv(&file, &iov, 1, 0, 0), 512);
+    *(int *)opaque = buf[0];
+}
+
+static int file_with_byte(uint8_t byte)
+{
+    uint8_t buf[512];
+    int fd = temp_file(0);
+
+    memset(buf, byte, sizeof(buf));
+    ASSERT_EQ(pwrite(fd, buf, sizeof(buf), 0), 512);
+    return fd;
+}
+
+TEST(aio_file, slot_of_a_closed_file_serves_the_next_one)
+{
+    AioContext *ctx = test_context(NULL);
+
+    for (int i = 1; i <= 3 * AIO_FILES_MAX; i++) {
+        int fd = file_with_byte(i);
+        int first = -1;
+
+        aio_file_init(&file, fd);
+        EXPECT_EQ(file.slot, 0);
+        aio_co_run_sync(ctx, read_first_block_entry, &first);
+        EXPECT_EQ(first, (uint8_t)i);
+        aio_file_finish(&file);
+        close(fd);
+    }
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_file, more_files_than_slots_work_without_one)
+{
+    AioContext *ctx = test_context(NULL);
+    AioFile files[AIO_FILES_MAX + 2];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(files); i++) {
+        aio_file_init(&files[i], file_with_byte(i));
+    }
+    EXPECT_EQ(files[AIO_FILES_MAX].slot, -1);
+    for (unsigned i = 0; i < ARRAY_SIZE(files); i++) {
+        int first = -1;
+
+        file = files[i];
+        aio_co_run_sync(ctx, read_first_block_entry, &first);
+        EXPECT_EQ(first, (uint8_t)i);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(files); i++) {
+        aio_file_finish(&files[i]);
+        close(files[i].fd);
+    }
+    aio_context_destroy(ctx);
+}
+
+TEST_MAIN()
