@@ -26,9 +26,12 @@ typedef struct BlockBackend BlockBackend;
  * Context: main.
  */
 BlockBackend *blk_open(const char *id, Opts *opts, Error *err) NONNULL(1, 2) WARN_UNUSED;
-/* Waits for requests in flight, flushes when writable, frees. Context: main, not in a coroutine;
- * NULL is allowed. Returns the flush's result. */
-int blk_close(BlockBackend *blk);
+/* blk_create - the same for a node that is open already; takes a reference of its own. NULL when out
+ * of memory. Context: main. */
+BlockBackend *blk_create(const char *id, BlockNode *node) NONNULL(1, 2) WARN_UNUSED;
+/* Waits for requests in flight, flushes when writable, frees. Nobody may start a request by then.
+ * Context: main, not in a coroutine; NULL is allowed. Returns the flush's result. */
+no_co_fn int blk_close(BlockBackend *blk);
 
 const char *blk_id(const BlockBackend *blk) NONNULL(1);
 uint64_t blk_length(const BlockBackend *blk) NONNULL(1);
@@ -38,14 +41,16 @@ BlockNode *blk_node(const BlockBackend *blk) NONNULL(1);
 
 /* blk_write_cache - whether writes may stay in a volatile cache until a flush; a device with
  * CONFIG_WCE may switch it while requests run. Switching off takes effect for writes issued
- * afterwards; the caller then flushes. Any thread. */
+ * afterwards; the caller then flushes. Switching on does not make a node that was opened with
+ * cache=writethrough less careful. Any thread. */
 bool blk_write_cache(const BlockBackend *blk) NONNULL(1);
 void blk_set_write_cache(BlockBackend *blk, bool on) NONNULL(1);
 
 /*
  * Requests. 0 or -errno, never short. @len_bytes is what @iov holds in all.
- * Errors: -EINVAL range outside the device or iov too short; -EPERM (writes) read-only; -EIO, -ENOSPC
- *         ... from the storage.
+ * Errors: -EINVAL range outside the device, or @iov holds more or less than @len_bytes; -EPERM
+ *         read-only (all but read and flush); -EIO, -ENOSPC ... from the storage; -ENOMEM no bounce
+ *         buffer for a misaligned request.
  * Context: coroutine, any context; yields unless the driver answers at once.
  */
 co_fn int blk_co_preadv(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
@@ -53,8 +58,8 @@ co_fn int blk_co_preadv(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_b
 co_fn int blk_co_pwritev(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                          const struct iovec *iov, int niov, BlkFlags flags) NONNULL(1) WARN_UNUSED;
 co_fn int blk_co_flush(BlockBackend *blk) NONNULL(1) WARN_UNUSED;
-co_fn int blk_co_pdiscard(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes) NONNULL(1)
-    WARN_UNUSED;
+co_fn int blk_co_pdiscard(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes)
+    NONNULL(1) WARN_UNUSED;
 co_fn int blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                                BlkFlags flags) NONNULL(1) WARN_UNUSED;
 
@@ -62,6 +67,8 @@ co_fn int blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_
  * arrived meanwhile go on in order of arrival. Nests. Context: main, not in a coroutine. */
 no_co_fn void blk_drained_begin(BlockBackend *blk) NONNULL(1);
 no_co_fn void blk_drained_end(BlockBackend *blk) NONNULL(1);
+/* blk_in_flight - requests that were started and have not ended, those queued by a drained section
+ * not counted. A hint while requests come and go. Any thread. */
 unsigned blk_in_flight(BlockBackend *blk) NONNULL(1);
 
 #endif
