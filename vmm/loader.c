@@ -65,10 +65,10 @@ static void close_file(LoaderFile *file)
 static void make_label(char *label, size_t label_bytes, const char *option, const char *path)
 {
     size_t len = strlen(path);
-    bool whole = len <= LABEL_PATH_BYTES;
+    bool cut = len > LABEL_PATH_BYTES;
 
-    snprintf(label, label_bytes, "%s '%s%s'", option, whole ? "" : "...",
-             whole ? path : path + len - LABEL_PATH_BYTES);
+    snprintf(label, label_bytes, cut ? "%s '...%s'" : "%s '%s'", option,
+             cut ? path + len - LABEL_PATH_BYTES : path);
 }
 
 /* Opens a regular file that is not empty. O_NONBLOCK keeps a FIFO from waiting for a writer. */
@@ -77,6 +77,7 @@ static int open_file(LoaderFile *file, const char *option, const char *path, Err
     AUTO_FD int fd = -1;
     struct stat st;
 
+    assert(path);
     make_label(file->label, sizeof(file->label), option, path);
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0 || fstat(fd, &st) < 0) {
