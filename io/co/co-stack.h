@@ -32,4 +32,10 @@ void *co_stack_prepare(void *top, void *co) NONNULL(1, 2);
  */
 int co_switch(void **ret_sp, void *sp, int message) NONNULL(1, 2);
 
+/*
+ * co_jump_back - the last statement of a function that has been through co_switch(): goes on behind
+ * the function's own call, like its `return`, which the processor would predict wrongly
+ */
+void co_jump_back(void);
+
 #endif

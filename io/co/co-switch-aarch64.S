@@ -13,7 +13,8 @@
  *     96  x29, x30 (address to go on at)
  *    112  d8 .. d15
  *
- * FPCR is written only when it differs: the write may synchronize the pipeline.
+ * The jumps back are `br`, not `ret`, for the reason that co-switch-x86_64.S gives. FPCR is written
+ * only when it differs: the write may synchronize the pipeline.
  *
  * Control-flow protection: "bti c" (hint 34) at both entry points, a nop elsewhere. The object has
  * no GNU property note; a guarded control stack is not switched, so the program must not be marked
@@ -92,6 +93,18 @@ co_switch:
     br      x30
     .cfi_endproc
     .size   co_switch, . - co_switch
+
+/* co_jump_back - return by a jump; see co-stack.h */
+    .globl  co_jump_back
+    .hidden co_jump_back
+    .type   co_jump_back, %function
+    .p2align 4
+co_jump_back:
+    .cfi_startproc
+    hint    #34
+    br      x30
+    .cfi_endproc
+    .size   co_jump_back, . - co_jump_back
 
 /*
  * Where a new coroutine begins, with itself in x19. The undefined return address tells debuggers

@@ -2,9 +2,7 @@
  * coroutine.c - creating, entering, yielding and ending
  *
  * A Coroutine lies at the top of its own stack: one mapping, and what is needed at each switch is
- * on the page that the coroutine's first frames use. It is displaced from the very top by a few
- * cache lines that differ from one to the next, because stacks are mapped at a stride that would
- * otherwise put all of them into the same few sets of the cache.
+ * on the page that the coroutine's first frames use.
  *
  * Invariants:
  *  1. At most one thread is inside co_enter() for a coroutine; only that one changes its state.
@@ -26,8 +24,6 @@
 #include "io/base/thread.h"
 #include "io/co/co-pool.h"
 #include "io/co/coroutine-int.h"
-
-#define STACK_COLOURS 32 /* displacements of the Coroutine at the top of its stack, in cache lines */
 
 typedef struct CoThread {
     Coroutine *current;
@@ -97,22 +93,18 @@ static NORETURN NOINLINE void die_outside(const char *tried)
 
 static Coroutine *map_new(void)
 {
-    static _Atomic unsigned next_colour;
     CoStack stack;
 
     if (co_stack_map(&stack) < 0) {
         return NULL;
     }
 
-    unsigned colour = atomic_fetch_add_explicit(&next_colour, 1, memory_order_relaxed);
-    size_t struct_bytes = ALIGN_UP(sizeof(Coroutine), (size_t)CACHE_LINE_BYTES);
-    char *top = (char *)stack.base + stack.size_bytes - struct_bytes -
-                colour % STACK_COLOURS * CACHE_LINE_BYTES;
-    Coroutine *co = (Coroutine *)top;
+    char *end = (char *)stack.base + stack.size_bytes;
+    Coroutine *co = (Coroutine *)(end - ALIGN_UP(sizeof(*co), (size_t)CACHE_LINE_BYTES));
 
     /* The pages come zeroed: what is not set here is 0 or NULL. */
     co->stack = stack;
-    co->sp = co_stack_prepare(top, co);
+    co->sp = co_stack_prepare(co, co);
     co_sanitizer_init(&co->sanitizer);
     return co;
 }
@@ -235,6 +227,7 @@ void co_enter(Coroutine *co)
     if (unlikely(self->wake_first) && !caller) {
         run_wakeups(self);
     }
+    co_jump_back();
 }
 
 /* Leave the running coroutine's stack; returns when it is entered again. */
