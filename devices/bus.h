@@ -32,11 +32,13 @@ typedef struct BusRange {
     const BusOps *ops;
     void *opaque;
     const char *name; /* for messages; borrowed */
+    bool overlay;     /* may lie inside another range (not at its base) and then takes the accesses
+                         that fit into it: the reset register at 0xcf9 within 0xcf8 */
 } BusRange;
 
 typedef struct Bus {
     pthread_rwlock_t lock; /* protects the fields below */
-    BusRange *ranges;      /* sorted by base, disjoint */
+    BusRange *ranges;      /* sorted by base, disjoint but for overlays */
     unsigned nb_ranges;
     const char *name;
 } Bus;
@@ -46,11 +48,12 @@ void bus_finish(Bus *bus);
 
 /* bus_add - Errors: -EEXIST overlaps (the message names both), -EINVAL wraps, -ENOMEM */
 int bus_add(Bus *bus, const BusRange *range, Error *err) NONNULL(1, 2) WARN_UNUSED;
-/* bus_remove - the range that starts at @base */
+/* bus_remove - the range that starts at @base; nothing when there is none */
 void bus_remove(Bus *bus, uint64_t base) NONNULL(1);
 
-/* Accesses outside every range read all ones and write nothing; one that straddles the end of a
- * range is treated as outside. Any thread. Returns true when a range answered. */
+/* Accesses outside every range read all ones and write nothing; so do one that straddles the end of
+ * a range and one whose length is not 1, 2, 4 or 8 (at most 8 bytes are read into @ret_data). Any
+ * thread. Returns true when a range answered. */
 bool bus_read(Bus *bus, uint64_t addr, void *ret_data, unsigned len_bytes) NONNULL(1, 3);
 bool bus_write(Bus *bus, uint64_t addr, const void *data, unsigned len_bytes) NONNULL(1, 3);
 
