@@ -10,7 +10,8 @@
  *
  * BARs are assigned by pci_host_assign_bars() before the guest starts; a guest may size and move
  * them. A BAR range is on the bus while COMMAND.MEMORY is set; a move happens by taking it off
- * and putting it on again. A BAR moved onto something else stays off the bus.
+ * and putting it on again. A BAR moved onto something else, or out of the host's windows, stays off
+ * the bus until it is moved again or what was in its way has left.
  */
 #ifndef DEVICES_PCI_H
 #define DEVICES_PCI_H
@@ -29,7 +30,8 @@ typedef struct PciDeviceOps {
      * (MSI-X control, virtio PCI_CFG access). vCPU thread, host lock held. NULL = none. */
     void (*config_written)(PciDevice *dev, unsigned offset, unsigned len_bytes);
     void (*config_reading)(PciDevice *dev, unsigned offset, unsigned len_bytes);
-    /* A BAR came on the bus at @gpa (enabled) or left it. vCPU or main. NULL = not interested. */
+    /* A BAR came on the bus at @gpa (enabled) or is about to leave it. vCPU or main, host lock
+     * held. NULL = not interested. */
     void (*bar_mapped)(PciDevice *dev, unsigned bar, uint64_t gpa, bool enabled);
 } PciDeviceOps;
 
@@ -53,7 +55,8 @@ struct PciDevice {
     uint8_t write_1_clear[PCI_CONFIG_BYTES];
     unsigned cap_end;                      /* where the next capability goes */
     PciBar bars[PCI_BARS];
-    _Atomic bool intx_level;
+    bool intx_level;    /* what the device asks for; host's intx_lock */
+    bool intx_disabled; /* COMMAND.INTX_DISABLE; host's intx_lock */
 };
 
 typedef struct PciDeviceIds {
@@ -70,7 +73,10 @@ void pci_device_finish(PciDevice *dev);
 unsigned pci_add_capability(PciDevice *dev, uint8_t id, unsigned len_bytes) NONNULL(1);
 void pci_set_bar(PciDevice *dev, unsigned bar, uint64_t len_bytes, bool is_64bit,
                  bool prefetchable, const BusOps *ops, void *opaque) NONNULL(1, 6);
-/* INTx; ignored while COMMAND.INTX_DISABLE. Any thread. */
+/* Tell the guest (INTERRUPT_PIN) that the function may raise INTA#. Before it is added. */
+void pci_use_intx(PciDevice *dev) NONNULL(1);
+/* INTA#; shown in STATUS, but not on the wire while COMMAND.INTX_DISABLE. Functions that share a GSI
+ * are wired together. Any thread; takes the host's intx_lock only, never the configuration lock. */
 void pci_set_intx(PciDevice *dev, bool level) NONNULL(1);
 
 typedef struct PciHostParams {
@@ -83,7 +89,8 @@ typedef struct PciHostParams {
 PciHost *pci_host_create(Platform *platform, const PciHostParams *params, Error *err)
     NONNULL(1, 2) WARN_UNUSED;
 void pci_host_destroy(PciHost *host);
-/* Errors: -ENOSPC no slot left, -EEXIST slot taken */
+/* Slot 0 is the host bridge's. Errors: -ENOSPC no slot left, -EEXIST slot taken, -EINVAL no slot */
+#define PCI_SLOT_ANY (~0u)
 int pci_host_add(PciHost *host, PciDevice *dev, unsigned slot, Error *err) NONNULL(1, 2)
     WARN_UNUSED;
 void pci_host_remove(PciHost *host, PciDevice *dev) NONNULL(1, 2);
