@@ -10,7 +10,8 @@
  * Each vector owns an eventfd and a route for its whole life, so whoever signals never sees a stale
  * descriptor. While a vector is enabled and unmasked the eventfd is attached to its route (KVM
  * injects without user space). While it is masked it is detached: signals stay in the eventfd,
- * which is what the pending bit shows, and attaching delivers them.
+ * which is what the pending bit shows, and attaching delivers them. msix_clear_pending() takes them
+ * back when their cause is gone.
  */
 #ifndef DEVICES_MSIX_H
 #define DEVICES_MSIX_H
@@ -31,8 +32,9 @@ typedef struct MsixVector {
 } MsixVector;
 
 typedef struct Msix {
-    pthread_mutex_t lock; /* protects the vectors' registers and `attached` */
-    PciDevice *dev;
+    pthread_mutex_t lock; /* protects the vectors' registers, `attached` and changes of `control` */
+    _Atomic uint16_t control; /* enable and function mask; any thread may look */
+    PciDevice *dev; /* NULL until initialised */
     Platform *platform;
     unsigned cap_offset;
     unsigned nb_vectors;
@@ -40,7 +42,7 @@ typedef struct Msix {
 } Msix;
 
 /* msix_init - add the capability; table and PBA live in @bar (whose range the caller dispatches to
- * msix_bar_ops with @msix as opaque) at offset 0 and MSIX_PBA_OFFSET. */
+ * msix_bar_ops with @msix as opaque) at offset 0 and MSIX_PBA_OFFSET. Before the device is added. */
 #define MSIX_PBA_OFFSET 2048
 #define MSIX_BAR_BYTES  4096
 int msix_init(Msix *msix, PciDevice *dev, Platform *platform, unsigned nb_vectors, unsigned bar,
@@ -49,11 +51,16 @@ void msix_finish(Msix *msix);
 void msix_reset(Msix *msix) NONNULL(1);
 extern const BusOps msix_bar_ops;
 
-/* From the device's config_written hook: enable and function mask may have changed. */
-void msix_config_written(Msix *msix, unsigned offset, unsigned len_bytes) NONNULL(1);
+/* From the device's config_written hook: enable and function mask may have changed. Returns true
+ * when enable did. */
+bool msix_config_written(Msix *msix, unsigned offset, unsigned len_bytes) NONNULL(1);
 /* Any thread. */
 bool msix_enabled(const Msix *msix) NONNULL(1);
-/* The eventfd of @vector; -1 when out of range. */
+/* The eventfd of @vector; -1 when out of range. Any thread. */
 int msix_vector_fd(const Msix *msix, unsigned vector) NONNULL(1);
+/* Send @vector's message, or set its pending bit; nothing when out of range. Any thread. */
+void msix_signal(Msix *msix, unsigned vector) NONNULL(1);
+/* What was signalled while masked and has not been sent is forgotten (the device was reset). */
+void msix_clear_pending(Msix *msix) NONNULL(1);
 
 #endif
