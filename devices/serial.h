@@ -15,14 +15,15 @@
 typedef struct Serial Serial;
 
 typedef void SerialTransmit(void *opaque, const uint8_t *data, size_t len_bytes);
-/* Called in the vCPU thread after the guest drained the receive FIFO: there is room again. */
+/* There is room again: the guest drained the receive FIFO or left loopback mode (called in its vCPU
+ * thread), or the port was reset. NULL = not interested. */
 typedef void SerialRoom(void *opaque);
 
 Serial *serial_create(Platform *platform, uint16_t port, unsigned gsi, SerialTransmit *transmit,
                       SerialRoom *room, void *opaque, Error *err) NONNULL(1, 4) WARN_UNUSED;
 void serial_destroy(Serial *serial);
 void serial_reset(Serial *serial) NONNULL(1);
-/* Returns how many bytes the FIFO took. Main context. */
+/* Returns how many bytes the FIFO took; none in loopback mode. Main context. */
 size_t serial_receive(Serial *serial, const uint8_t *data, size_t len_bytes) NONNULL(1, 2);
 
 #endif
