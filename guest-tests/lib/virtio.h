@@ -102,6 +102,7 @@ _Static_assert(sizeof(VringUsedElem) == 8, "VIRTIO 1.2, 2.7.8");
 #define VIRTIO_BLK_CFG_CAPACITY               0
 #define VIRTIO_BLK_CFG_SEG_MAX                12
 #define VIRTIO_BLK_CFG_BLK_SIZE               20
+#define VIRTIO_BLK_CFG_WRITEBACK              32
 #define VIRTIO_BLK_CFG_NUM_QUEUES             34
 #define VIRTIO_BLK_CFG_MAX_DISCARD_SECTORS    36
 #define VIRTIO_BLK_CFG_MAX_DISCARD_SEG        40

@@ -1,0 +1,79 @@
+/*
+ * blk-smoke - what its files of cases share
+ *
+ * Layer:     guest-tests/payload (a bare-metal program)
+ * Threading: the first processor.
+ * Lifetime:  one disk, opened once; every case begins with smoke_start(),
+ *            which resets it, so no case depends on how another ended.
+ */
+#ifndef GUEST_TESTS_PAYLOAD_BLK_SMOKE_H
+#define GUEST_TESTS_PAYLOAD_BLK_SMOKE_H
+
+#include "guest-tests/lib/tap.h"
+#include "guest-tests/lib/virtio-blk.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SMOKE_BUFFER_BYTES (1u << 20)
+#define SMOKE_WAIT_MS      5000
+
+/* What a request or a piece of nonsense led to. */
+typedef enum {
+    OUTCOME_SILENCE,
+    OUTCOME_COMPLETED,
+    OUTCOME_NEEDS_RESET,
+} Outcome;
+
+typedef struct {
+    VblkDevice disk;
+    uint8_t *out;    /* SMOKE_BUFFER_BYTES each */
+    uint8_t *in;
+    bool qemu;       /* vmm=qemu: cases skip where it legitimately differs */
+    bool read_only;  /* the device offers VIRTIO_BLK_F_RO */
+    uint16_t nb_queues;
+    uint64_t offered; /* feature bits */
+} Smoke;
+
+extern Smoke smoke;
+
+extern const TapCase smoke_device_cases[];
+extern const size_t smoke_nb_device_cases;
+extern const TapCase smoke_request_cases[];
+extern const size_t smoke_nb_request_cases;
+extern const TapCase smoke_reset_cases[];
+extern const size_t smoke_nb_reset_cases;
+extern const TapCase smoke_hostile_cases[];
+extern const size_t smoke_nb_hostile_cases;
+
+/* smoke_start - all queues, every feature except @without; false on failure */
+bool smoke_start(uint64_t without);
+
+/* smoke_start_with - the same with a set-up of the case's own */
+bool smoke_start_with(const VblkSetup *setup);
+
+/* smoke_works - start anew and move data over every queue */
+bool smoke_works(void);
+
+/* smoke_fill and smoke_is_filled - a pattern that depends on @seed */
+void smoke_fill(uint8_t *p, uint32_t len_bytes, uint32_t seed);
+bool smoke_is_filled(const uint8_t *p, uint32_t len_bytes, uint32_t seed);
+
+/* smoke_is_all - whether all bytes are @byte */
+bool smoke_is_all(const uint8_t *p, uint32_t len_bytes, uint8_t byte);
+
+/* smoke_round_trip - write a pattern and read it back through queue @q */
+bool smoke_round_trip(VblkQueue *q, uint64_t sector, uint32_t len_bytes,
+                      uint32_t seed);
+
+/*
+ * smoke_offer_chain - put @nb_descs descriptors at the start of the table,
+ * link them in order, offer the first and ring the doorbell
+ */
+void smoke_offer_chain(VblkQueue *q, const VringDesc *descs, uint16_t nb_descs);
+
+/* smoke_outcome - wait for a completion or NEEDS_RESET */
+Outcome smoke_outcome(VblkQueue *q, uint32_t *ret_used_len_bytes);
+
+#endif
