@@ -59,6 +59,9 @@ run_logged()
     printf '\n# %s: %s\n' "$(date -u +%FT%TZ)" "$*" >>"$log"
     "$@" >>"$log" 2>&1 </dev/null &
     pid=$!
+    # A background child of a script does not hear Ctrl-C.
+    # shellcheck disable=SC2064
+    trap "kill $pid 2>/dev/null; exit 130" INT TERM
     while kill -0 "$pid" 2>/dev/null; do
         sleep 0.2
         ticks=$((ticks + 1))
@@ -67,6 +70,7 @@ run_logged()
         fi
     done
     wait "$pid" || status=$?
+    trap - INT TERM
     if [ "$status" -ne 0 ]; then
         tail -n 25 "$log" >&2
         warn "$what failed (status $status); all of it is in $log"
