@@ -110,8 +110,7 @@ int loader_load_bzimage(const LoaderFile *file, const uint8_t *head, const Guest
     uint64_t setup_bytes, kernel_bytes;
     int r;
 
-    if (file->size_bytes < BOOT_HEADER_OFFSET + HEADER_NEED_BYTES ||
-        file->size_bytes < MIN(header_end, (uint32_t)LOADER_HEAD_BYTES)) {
+    if (file->size_bytes < MIN(header_end, (uint32_t)LOADER_HEAD_BYTES)) {
         return error_set(err, -EINVAL, "%s: truncated bzImage: it ends inside its header",
                          file->label);
     }

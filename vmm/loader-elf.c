@@ -237,7 +237,7 @@ static int parse_notes(ElfKernel *elf, unsigned index, const uint8_t *notes, siz
         name_at = at + sizeof(nhdr);
         desc_at = ALIGN_UP(name_at + nhdr.n_namesz, (uint64_t)align);
         next = ALIGN_UP(desc_at + nhdr.n_descsz, (uint64_t)align);
-        if (name_at + nhdr.n_namesz > len_bytes || desc_at + nhdr.n_descsz > len_bytes) {
+        if (desc_at + nhdr.n_descsz > len_bytes) {
             return error_set(err, -EINVAL, "%s: damaged ELF: a note reaches out of segment %u",
                              elf->file->label, index);
         }

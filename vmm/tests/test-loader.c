@@ -610,13 +610,13 @@ TEST(elf, damaged_notes_are_refused)
 
     nhdr = (Elf64_Nhdr *)(file.bytes + elf_make_pvh(&file));
     nhdr->n_namesz = UINT32_MAX;
-    EXPECT_REFUSED(-EINVAL, "note");
+    EXPECT_REFUSED(-EINVAL, "a note reaches out");
     nhdr = (Elf64_Nhdr *)(file.bytes + elf_make_pvh(&file));
     nhdr->n_descsz = UINT32_MAX;
-    EXPECT_REFUSED(-EINVAL, "note");
+    EXPECT_REFUSED(-EINVAL, "a note reaches out");
     nhdr = (Elf64_Nhdr *)(file.bytes + elf_make_pvh(&file));
     nhdr->n_descsz = 9;
-    EXPECT_REFUSED(-EINVAL, "note");
+    EXPECT_REFUSED(-EINVAL, "a note reaches out");
     elf_make(&file);
     elf_add_note(&file, "Xen", 18, long_desc, sizeof(long_desc), 4);
     EXPECT_REFUSED(-EINVAL, "12 bytes");
@@ -631,11 +631,22 @@ TEST(elf, damaged_notes_are_refused)
     EXPECT_REFUSED(-EINVAL, "segment 2");
 }
 
+TEST(elf, last_note_need_not_be_padded)
+{
+    elf_make(&file);
+    elf_add_note(&file, "GNU", 3, "1234567", 7, 4);
+    elf_phdr(&file, ELF_NOTE)->p_filesz--;
+    EXPECT_EQ(load_file(), 0);
+}
+
 TEST(elf, notes_of_others_do_not_make_it_pvh)
 {
     uint64_t pvh = ELF_PVH_GPA;
+    size_t at;
 
     elf_make(&file);
+    at = elf_add_note(&file, "Xenlong", 18, &pvh, sizeof(pvh), 4);
+    file.bytes[at + sizeof(Elf64_Nhdr) + 3] = '\0';
     elf_add_note(&file, "Xeo", 18, &pvh, sizeof(pvh), 4);
     elf_add_note(&file, "Xen", 17, &pvh, sizeof(pvh), 4);
     elf_add_note(&file, "", 18, &pvh, sizeof(pvh), 4);
@@ -687,6 +698,9 @@ TEST(initrd, stays_below_the_address_that_the_kernel_names)
     bzimage_header(&file)->initrd_addr_max = 0x1fffffe;
     ASSERT_EQ(load_with_initrd(PAGE_BYTES), 0);
     EXPECT_EQ(boot_params()->hdr.ramdisk_image, 0x2000000 - 2 * PAGE_BYTES);
+    bzimage_header(&file)->initrd_addr_max = UINT32_MAX;
+    ASSERT_EQ(load_with_initrd(PAGE_BYTES), 0);
+    EXPECT_EQ(boot_params()->hdr.ramdisk_image, RAM_BYTES - PAGE_BYTES);
     bzimage_header(&file)->initrd_addr_max = 0;
     EXPECT_EQ(load_with_initrd(1), -E2BIG);
 }
