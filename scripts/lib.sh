@@ -121,6 +121,14 @@ update_package_lists()
     die "no package lists; is the network there, and are apt's sources right?"
 }
 
+# make_work_dir - set work to a folder that is gone when the script ends; in the
+# cache, for kernels and images are large and /tmp may be memory
+make_work_dir()
+{
+    work=$(mktemp -d "$PENSTOCK_CACHE/work.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+}
+
 # list_libraries PROGRAM - the shared libraries and the loader that it needs
 list_libraries()
 {
