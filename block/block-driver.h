@@ -10,7 +10,7 @@
  * What block-io.c guarantees to a driver: lengths are not 0; offset and length lie within the
  * length of the node, rounded up to limits.request_alignment (writes never extend it), and are
  * multiples of limits.request_alignment; each segment's address is a multiple of
- * limits.buffer_alignment and its length of both alignments; no request is longer than
+ * limits.buffer_alignment and its length of limits.request_alignment; no request is longer than
  * limits.max_transfer_bytes or has more than limits.max_iov segments; discard and write-zeroes
  * obey their own limits. A read-only node gets reads alone. Bouncing, splitting, read-modify-write
  * of unaligned edges, and falling back from write-zeroes to writing a zero buffer when a driver

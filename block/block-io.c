@@ -102,12 +102,6 @@ static inline bool is_aligned(const BlockNode *node, uint64_t offset_bytes, uint
     return ((offset_bytes | len_bytes) & (node->limits.request_alignment - 1)) == 0;
 }
 
-/* Alignment that the length of each segment needs. */
-static inline uint32_t segment_alignment(const BlockLimits *l)
-{
-    return MAX(l->request_alignment, l->buffer_alignment);
-}
-
 static inline bool fits(const BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                         const struct iovec *iov, int niov)
 {
@@ -117,7 +111,7 @@ static inline bool fits(const BlockNode *node, uint64_t offset_bytes, uint64_t l
         niov > l->max_iov || len_bytes == 0) {
         return false;
     }
-    if (segment_alignment(l) > 1) {
+    if ((l->request_alignment | l->buffer_alignment) > 1) {
         uintptr_t base_bits = 0;
         size_t len_bits = 0;
 
@@ -126,7 +120,7 @@ static inline bool fits(const BlockNode *node, uint64_t offset_bytes, uint64_t l
             len_bits |= iov[i].iov_len;
         }
         return (base_bits & (l->buffer_alignment - 1)) == 0 &&
-               (len_bits & (segment_alignment(l) - 1)) == 0;
+               (len_bits & (l->request_alignment - 1)) == 0;
     }
     return true;
 }
@@ -135,7 +129,6 @@ static inline bool fits(const BlockNode *node, uint64_t offset_bytes, uint64_t l
 static uint64_t take_direct(const Rest *rest, struct iovec *ret_iov, int *ret_niov)
 {
     const BlockLimits *l = &rest->node->limits;
-    uint32_t alignment = segment_alignment(l);
     uint64_t left = MIN(rest->len_bytes, (uint64_t)l->max_transfer_bytes);
     uint64_t taken = 0;
     IovCursor cur = rest->cur;
@@ -148,7 +141,7 @@ static uint64_t take_direct(const Rest *rest, struct iovec *ret_iov, int *ret_ni
         struct iovec seg;
         int one;
         uint64_t len_bytes = iov_cursor_slice(&cur, left, &seg, 1, &one);
-        uint64_t usable_bytes = ALIGN_DOWN(len_bytes, alignment);
+        uint64_t usable_bytes = ALIGN_DOWN(len_bytes, l->request_alignment);
 
         if (usable_bytes == 0 || ((uintptr_t)seg.iov_base & (l->buffer_alignment - 1)) != 0) {
             break;
@@ -267,21 +260,23 @@ co_fn int bdrv_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_by
 
 /* --- writes --- */
 
-/* Read the blocks at the edges of @b that the request covers in part only. */
+/* Read the blocks at the edges of @b that the request covers in part only; the last one from as far
+ * before it as its place in the buffer must be aligned. */
 static co_fn int read_edges(const Rest *rest, const Blocks *b, char *buffer)
 {
-    uint32_t block_bytes = rest->node->limits.request_alignment;
-    uint64_t last_bytes = b->end_bytes - block_bytes; /* where the last block starts */
+    const BlockLimits *l = &rest->node->limits;
+    uint64_t len_bytes = b->end_bytes - b->start_bytes;
+    uint64_t last_bytes = ALIGN_DOWN(len_bytes - l->request_alignment, l->buffer_alignment);
     bool head = rest->offset_bytes != b->start_bytes;
     bool tail = rest->offset_bytes + b->len_bytes != b->end_bytes;
     int ret = 0;
 
-    if (head) {
-        ret = driver_read_buffer(rest->node, b->start_bytes, buffer, block_bytes);
+    if (tail) {
+        ret = driver_read_buffer(rest->node, b->start_bytes + last_bytes, buffer + last_bytes,
+                                 len_bytes - last_bytes);
     }
-    if (ret == 0 && tail && !(head && last_bytes == b->start_bytes)) {
-        ret = driver_read_buffer(rest->node, last_bytes, buffer + (last_bytes - b->start_bytes),
-                                 block_bytes);
+    if (ret == 0 && head && !(tail && last_bytes == 0)) {
+        ret = driver_read_buffer(rest->node, b->start_bytes, buffer, l->request_alignment);
     }
     return ret;
 }

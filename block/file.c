@@ -261,7 +261,8 @@ static int probe_alignment(BlockNode *node, FileState *s, uint64_t length_bytes,
     if (!alignment_usable(&a)) {
         return give_up_direct(node, s, "O_DIRECT does not work on this file", what, err);
     }
-    a.offset_bytes = MAX(a.offset_bytes, (uint32_t)SECTOR_BYTES);
+    /* Not below the memory's: a transfer that stopped at a multiple of it can then go on there. */
+    a.offset_bytes = MAX(MAX(a.offset_bytes, a.memory_bytes), (uint32_t)SECTOR_BYTES);
     if (!node->read_only && ALIGN_UP(length_bytes, SECTOR_BYTES) % a.offset_bytes != 0) {
         char reason[128];
 
@@ -413,9 +414,7 @@ static co_fn int64_t transfer_rest(FileState *s, TransferFn *transfer, uint64_t 
 /* After a short transfer of @done_bytes; O_DIRECT stops inside a block only at the end of the file. */
 static bool may_go_on(const BlockNode *node, uint64_t done_bytes)
 {
-    const BlockLimits *l = &node->limits;
-
-    return done_bytes % MAX(l->request_alignment, l->buffer_alignment) == 0;
+    return done_bytes % node->limits.request_alignment == 0;
 }
 
 static NOINLINE co_fn int read_rest(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,

@@ -152,7 +152,6 @@ static void check_transfer(const BlockNode *node, uint64_t offset_bytes, uint64_
 {
     MemDisk *disk = disk_of(node);
     const BlockLimits *l = &node->limits;
-    uint32_t a = MAX(l->request_alignment, l->buffer_alignment);
 
     check_range(node, offset_bytes, len_bytes);
     check(disk, len_bytes <= l->max_transfer_bytes);
@@ -160,7 +159,7 @@ static void check_transfer(const BlockNode *node, uint64_t offset_bytes, uint64_
     check(disk, iov_total(iov, niov) == len_bytes);
     for (int i = 0; i < niov; i++) {
         check(disk, (uintptr_t)iov[i].iov_base % l->buffer_alignment == 0);
-        check(disk, iov[i].iov_len % a == 0);
+        check(disk, iov[i].iov_len % l->request_alignment == 0);
     }
 }
 
