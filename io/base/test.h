@@ -69,8 +69,8 @@ void test_expect_death(const char *file, int line, void (*fn)(void *), void *opa
 
 #define TEST_COMPARE_(fail, a, op, b)                                                              \
     do {                                                                                           \
-        __typeof__((a) + 0) va_ = (a);                                                             \
-        __typeof__((b) + 0) vb_ = (b);                                                             \
+        __typeof__(1 ? (a) : (a)) va_ = (a); /* not an array, a bit-field or qualified */          \
+        __typeof__(1 ? (b) : (b)) vb_ = (b);                                                       \
         if (!(va_ op vb_)) {                                                                       \
             fail(__FILE__, __LINE__, "%s %s %s: left is %lld (0x%llx), right is %lld (0x%llx)",    \
                  #a, #op, #b, (long long)va_, (unsigned long long)va_, (long long)vb_,             \

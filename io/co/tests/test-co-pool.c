@@ -1,0 +1,204 @@
+/*
+ * test-co-pool - reuse, limits, and running out of mappings
+ */
+#include <pthread.h>
+#include <stdio.h>
+
+#include "io/base/test.h"
+#include "io/co/coroutine.h"
+
+static void count_entry(void *opaque)
+{
+    ++*(unsigned *)opaque;
+}
+
+static co_fn void yield_entry(void *opaque)
+{
+    co_yield();
+}
+
+static unsigned nb_pooled(void)
+{
+    CoroutineStats stats;
+
+    co_stats(&stats);
+    return stats.pooled;
+}
+
+/* Lines of /proc/self/maps: one for each mapping. */
+static unsigned nb_mappings(void)
+{
+    FILE *file = fopen("/proc/self/maps", "re");
+    unsigned nb = 0;
+    int c;
+
+    ASSERT_NE(file, NULL);
+    while ((c = getc(file)) != EOF) {
+        nb += c == '\n';
+    }
+    fclose(file);
+    return nb;
+}
+
+static unsigned max_map_count(void)
+{
+    FILE *file = fopen("/proc/sys/vm/max_map_count", "re");
+    unsigned nb = 0;
+
+    if (!file || fscanf(file, "%u", &nb) != 1) {
+        TEST_SKIP("/proc/sys/vm/max_map_count cannot be read");
+    }
+    fclose(file);
+    return nb;
+}
+
+/* @nb coroutines alive at the same time, then ended: as many as that go to the pool. */
+static void fill(Coroutine **co, unsigned nb)
+{
+    for (unsigned i = 0; i < nb; i++) {
+        co[i] = co_create(yield_entry, NULL);
+        ASSERT_NE(co[i], NULL);
+        co_enter(co[i]);
+    }
+    for (unsigned i = 0; i < nb; i++) {
+        co_enter(co[i]);
+    }
+}
+
+TEST(co_pool, a_hundred_thousand_in_turn_use_one_stack)
+{
+    unsigned count = 0;
+    CoroutineStats stats;
+
+    co_enter(co_create(count_entry, &count));
+
+    unsigned mappings = nb_mappings();
+
+    for (unsigned i = 1; i < 100000; i++) {
+        co_enter(co_create(count_entry, &count));
+    }
+    EXPECT_EQ(nb_mappings(), mappings);
+    EXPECT_EQ(count, 100000);
+    co_stats(&stats);
+    EXPECT_EQ(stats.created, 100000);
+    EXPECT_EQ(stats.pool_hits, 99999);
+    EXPECT_EQ(stats.pooled, 1);
+    co_pool_drain();
+    EXPECT_EQ(nb_pooled(), 0);
+}
+
+TEST(co_pool, keeps_at_most_its_limit)
+{
+    Coroutine *co[200];
+
+    co_pool_set_limit(100);
+    fill(co, 200);
+    EXPECT_EQ(nb_pooled(), 100);
+    co_pool_set_limit(30);
+    EXPECT_EQ(nb_pooled(), 30);
+    co_pool_set_limit(0);
+    EXPECT_EQ(nb_pooled(), 0);
+    fill(co, 10);
+    EXPECT_EQ(nb_pooled(), 0);
+}
+
+TEST(co_pool, drain_gives_all_mappings_back)
+{
+    Coroutine *co[200];
+
+    co_enter(co_create(count_entry, &(unsigned){ 0 }));
+    co_pool_drain();
+
+    unsigned mappings = nb_mappings();
+
+    fill(co, 200);
+    EXPECT_GE(nb_mappings(), mappings + 200);
+    co_pool_drain();
+    EXPECT_LE(nb_mappings(), mappings + 2); /* malloc and the sanitizers have their own */
+}
+
+/* --- all threads together --- */
+
+#define NB_THREADS 3
+
+typedef struct Filler {
+    pthread_t thread;
+    pthread_barrier_t *barrier;
+    unsigned nb_coroutines;
+    unsigned pooled;
+} Filler;
+
+static void *filler_thread(void *opaque)
+{
+    Filler *filler = opaque;
+    Coroutine **co = calloc(filler->nb_coroutines, sizeof(*co));
+
+    co_pool_set_limit(UINT32_MAX);
+    fill(co, filler->nb_coroutines);
+    filler->pooled = nb_pooled();
+    pthread_barrier_wait(filler->barrier); /* until here each keeps its own */
+    co_pool_drain();
+    free(co);
+    return NULL;
+}
+
+TEST(co_pool, all_threads_together_keep_at_most_a_quarter_of_max_map_count)
+{
+    Filler fillers[NB_THREADS] = { 0 };
+    pthread_barrier_t barrier;
+    unsigned limit = max_map_count() / 4, sum = 0;
+    Coroutine *co;
+
+    if (HAVE_TSAN || limit > 20000) {
+        TEST_SKIP("%s", HAVE_TSAN ? "ThreadSanitizer has too few fibers"
+                                  : "vm.max_map_count is too large to be used up");
+    }
+    pthread_barrier_init(&barrier, NULL, NB_THREADS + 1);
+    for (unsigned i = 0; i < NB_THREADS; i++) {
+        fillers[i].barrier = &barrier;
+        fillers[i].nb_coroutines = limit * 2 / 5; /* together more than the limit */
+        pthread_create(&fillers[i].thread, NULL, filler_thread, &fillers[i]);
+    }
+    pthread_barrier_wait(&barrier);
+    for (unsigned i = 0; i < NB_THREADS; i++) {
+        pthread_join(fillers[i].thread, NULL);
+        sum += fillers[i].pooled;
+    }
+    EXPECT_LE(sum, limit);
+    EXPECT_GE(sum, limit - NB_THREADS * 64);
+
+    /* The drained parts are free again. */
+    fill(&co, 1);
+    EXPECT_EQ(nb_pooled(), 1);
+    co_pool_drain();
+}
+
+TEST(co_pool, running_out_of_mappings_gives_null_and_no_harm)
+{
+    unsigned max = max_map_count();
+    Coroutine **co;
+    unsigned nb = 0;
+
+    if (HAVE_TSAN || max > 100000) {
+        TEST_SKIP("%s", HAVE_TSAN ? "ThreadSanitizer has too few fibers"
+                                  : "vm.max_map_count is too large to be used up");
+    }
+    co = calloc(max, sizeof(*co));
+    while (nb < max && (co[nb] = co_create(yield_entry, NULL)) != NULL) {
+        nb++;
+    }
+    EXPECT_LT(nb, max);
+    EXPECT_GT(nb, max / 4);
+    EXPECT_EQ(co_create(yield_entry, NULL), NULL);
+    for (unsigned i = 0; i < nb; i++) {
+        co_enter(co[i]);
+    }
+    for (unsigned i = 0; i < nb; i++) {
+        co_enter(co[i]);
+    }
+    co_pool_drain();
+    EXPECT_LT(nb_mappings(), 1000);
+    free(co);
+}
+
+TEST_MAIN()
