@@ -58,6 +58,7 @@ static void bh_enqueue(AioBh *bh, unsigned flags)
     if (old & BH_QUEUED) {
         return; /* who queued it notifies after that */
     }
+    door_enter(ctx);
     AioBh *first = atomic_load_explicit(&ctx->bh_incoming, memory_order_relaxed);
 
     do {
@@ -65,6 +66,7 @@ static void bh_enqueue(AioBh *bh, unsigned flags)
     } while (!atomic_compare_exchange_weak_explicit(&ctx->bh_incoming, &first, bh,
                                                     memory_order_release, memory_order_relaxed));
     aio_notify(ctx);
+    door_leave(ctx);
 }
 
 void aio_bh_schedule(AioBh *bh)

@@ -22,6 +22,7 @@
 void aio_co_schedule(AioContext *ctx, Coroutine *co)
 {
     co_mark_scheduled(co, "aio_co_schedule");
+    door_enter(ctx);
     Coroutine *first = atomic_load_explicit(&ctx->co_incoming, memory_order_relaxed);
 
     do {
@@ -29,6 +30,7 @@ void aio_co_schedule(AioContext *ctx, Coroutine *co)
     } while (!atomic_compare_exchange_weak_explicit(&ctx->co_incoming, &first, co,
                                                     memory_order_release, memory_order_relaxed));
     aio_notify(ctx);
+    door_leave(ctx);
 }
 
 static void set_home(Coroutine *co, AioContext *ctx)
@@ -128,9 +130,11 @@ static void sync_call_done(SyncCall *call)
     AioContext *waiter = call->waiter;
 
     if (waiter) {
+        door_enter(waiter);
         /* release: pairs with aio_co_run_sync(); the frame may be gone after this */
         atomic_store_explicit(&call->done, true, memory_order_release);
         aio_notify(waiter);
+        door_leave(waiter);
     } else {
         sem_post(&call->sem);
     }

@@ -34,6 +34,7 @@
  */
 #include "io/aio/aio-int.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -144,6 +145,10 @@ void aio_context_destroy(AioContext *ctx)
     assert(ctx->nb_timers == 0);
     assert(!ctx->defer_head);
     context_unpublish(ctx);
+    /* Others may be between having published what we saw and the end of their aio_notify(). */
+    while (atomic_load_explicit(&ctx->callers, memory_order_acquire) > 0) {
+        sched_yield();
+    }
     if (aio_current() == ctx) {
         aio_context_enter(NULL);
     }

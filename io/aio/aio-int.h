@@ -189,6 +189,7 @@ struct AioContext {
     _Atomic unsigned wake_state CACHE_ALIGNED; /* WakeState */
     AioBh *_Atomic bh_incoming;                /* stack, newest first */
     Coroutine *_Atomic co_incoming;            /* likewise */
+    _Atomic unsigned callers;                  /* threads inside a door; see door_enter() */
     AioCounter notifies;                       /* added to by any thread */
     int wake_fd;                               /* eventfd; constant */
 
@@ -211,6 +212,22 @@ struct AioContext {
     pid_t home_tid; /* set at the first aio_context_enter() */
     char name[32];
 };
+
+/*
+ * door_enter, door_leave - around publishing something that may lead to the end of the context
+ * before the publisher has finished its aio_notify(): aio_context_destroy() waits for publishers.
+ * The count is raised before what is published can be seen, so who has seen it sees the count.
+ */
+static inline void door_enter(AioContext *ctx)
+{
+    atomic_fetch_add_explicit(&ctx->callers, 1, memory_order_relaxed);
+}
+
+static inline void door_leave(AioContext *ctx)
+{
+    /* release: pairs with aio_context_destroy(); the last access to ctx */
+    atomic_fetch_sub_explicit(&ctx->callers, 1, memory_order_release);
+}
 
 /* --- bottom halves and coroutines (aio-bh.c, aio-co.c) --- */
 

@@ -268,20 +268,22 @@ void uring_enter(AioContext *ctx, bool wait, bool arm_polled, int64_t timeout_ns
 
 /* --- reaping --- */
 
-static void handler_completed(AioContext *ctx, AioHandler *h, int res)
+static bool handler_completed(AioContext *ctx, AioHandler *h, int res)
 {
     h->armed = false;
     if (h->deleted) {
         if (list_linked(&h->arm_node)) {
             list_remove(&h->arm_node); /* nothing left to cancel */
         }
-        return;
+        return false;
     }
     assert(res != -EBADF); /* closed without aio_set_fd_handler(NULL) */
     uring_handler_arm(ctx, h);
-    if (res > 0) {
-        handler_ready(h, res);
+    if (res <= 0) {
+        return false; /* the kernel was short of something: armed again */
     }
+    handler_ready(h, res);
+    return true;
 }
 
 static void request_completed(AioContext *ctx, AioRequest *req, int res)
@@ -302,8 +304,7 @@ static bool cqe_dispatch(AioContext *ctx, uint64_t user_data, int res)
         request_completed(ctx, ptr, res);
         return true;
     case URING_TAG_HANDLER:
-        handler_completed(ctx, ptr, res);
-        return true;
+        return handler_completed(ctx, ptr, res);
     case URING_TAG_WAKE:
         ctx->uring.wake_armed = false;
         return false;

@@ -5,7 +5,6 @@
 #include <linux/falloc.h>
 
 #include "io/aio/aio-file.h"
-#include "io/aio/aio-int.h"
 #include "io/aio/tests/aio-test.h"
 
 #define BLOCK 4096
@@ -67,13 +66,11 @@ static void write_and_read_entry(void *opaque)
     *(bool *)opaque = true;
 }
 
-static void run_level(unsigned level)
+TEST_ON_EACH_RING(aio_file, reads_back_what_it_wrote)
 {
-    bool done = false;
-
-    uring_first_level = level;
     AioContext *ctx = test_context(NULL);
     int fd = temp_file(0);
+    bool done = false;
 
     aio_file_init(&file, fd);
     aio_co_run_sync(ctx, write_and_read_entry, &done);
@@ -81,21 +78,6 @@ static void run_level(unsigned level)
     aio_file_finish(&file);
     close(fd);
     aio_context_destroy(ctx);
-}
-
-TEST(aio_file, reads_back_what_it_wrote)
-{
-    run_level(0);
-}
-
-TEST(aio_file, reads_back_what_it_wrote_without_deferred_task_work)
-{
-    run_level(1);
-}
-
-TEST(aio_file, reads_back_what_it_wrote_on_a_plain_ring)
-{
-    run_level(2);
 }
 
 static void punch_entry(void *opaque)
@@ -195,7 +177,7 @@ TEST(aio_file, one_system_call_submits_all_requests_of_a_pass)
     aio_context_destroy(ctx);
 }
 
-TEST(aio_file, more_requests_than_the_queue_and_the_completion_ring_hold)
+TEST_ON_EACH_RING(aio_file, more_requests_than_the_queue_and_the_completion_ring_hold)
 {
     AioParams params = { .ring_entries = 4 }; /* 16 completions */
     AioContext *ctx = test_context(&params);

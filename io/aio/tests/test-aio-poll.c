@@ -1,0 +1,497 @@
+/*
+ * test-aio-poll.c - adaptive polling: pairing of begin and end, nothing lost at its end, the
+ * window's size, and that busy passes make no system call
+ */
+#include <pthread.h>
+
+#include "io/aio/aio-file.h"
+#include "io/aio/iothread.h"
+#include "io/aio/tests/aio-test.h"
+
+#define US 1000LL
+
+/* A source like a virtqueue: a counter in memory, and an eventfd when notifications are on. */
+typedef struct Source {
+    AioContext *ctx;
+    EventNotifier en;
+    atomic_int available;  /* produced */
+    atomic_bool notify;    /* the consumer wants the eventfd */
+    int consumed;
+    int begun, ended;
+    int probes;
+    int reads;
+    int probes_after_end;
+    bool produce_at_end;   /* something arrives just before notifications are on again */
+    bool remove_in_ready;
+    bool nest_in_ready;
+    bool probe_always;
+} Source;
+
+static bool source_poll(void *opaque)
+{
+    Source *s = opaque;
+
+    s->probes++;
+    s->probes_after_end += s->ended == s->begun;
+    return s->probe_always ||
+           atomic_load_explicit(&s->available, memory_order_acquire) != s->consumed;
+}
+
+static void source_take(Source *s)
+{
+    s->consumed = atomic_load_explicit(&s->available, memory_order_acquire);
+}
+
+static void source_poll_ready(void *opaque)
+{
+    Source *s = opaque;
+
+    source_take(s);
+    if (s->remove_in_ready) {
+        aio_set_event_notifier(s->ctx, &s->en, NULL, NULL);
+    }
+    if (s->nest_in_ready) {
+        s->nest_in_ready = false;
+        aio_poll(s->ctx, false);
+    }
+}
+
+static void source_read(void *opaque)
+{
+    Source *s = opaque;
+
+    s->reads++;
+    event_notifier_test_and_clear(&s->en);
+    source_take(s);
+}
+
+static void source_begin(void *opaque)
+{
+    Source *s = opaque;
+
+    EXPECT_EQ(s->begun, s->ended);
+    s->begun++;
+    atomic_store(&s->notify, false);
+}
+
+static void source_end(void *opaque)
+{
+    Source *s = opaque;
+
+    s->ended++;
+    EXPECT_EQ(s->begun, s->ended);
+    if (s->produce_at_end) {
+        s->produce_at_end = false;
+        atomic_fetch_add(&s->available, 1);
+    }
+    atomic_store(&s->notify, true);
+}
+
+static const AioHandlerOps source_ops = {
+    .read = source_read,
+    .poll = source_poll,
+    .poll_ready = source_poll_ready,
+    .poll_begin = source_begin,
+    .poll_end = source_end,
+};
+
+/* Produce one, as a guest does: publish, then look whether a notification is wanted. */
+static void source_produce(Source *s)
+{
+    atomic_fetch_add(&s->available, 1);
+    if (atomic_load(&s->notify)) {
+        event_notifier_set(&s->en);
+    }
+}
+
+static void source_init(Source *s, AioContext *ctx)
+{
+    *s = (Source){ .ctx = ctx, .notify = true };
+    ASSERT_EQ(event_notifier_open(&s->en, NULL), 0);
+    aio_set_event_notifier(ctx, &s->en, &source_ops, s);
+}
+
+static void source_finish(Source *s)
+{
+    aio_set_event_notifier(s->ctx, &s->en, NULL, NULL);
+    event_notifier_close(&s->en);
+}
+
+/* A context whose window is open from the start. */
+static AioContext *polling_context(int64_t window_ns)
+{
+    AioParams params = { .poll_max_ns = 1000 * 1000 * US, .poll_shrink = 2 };
+    AioContext *ctx = test_context(&params);
+
+    ctx->poll.window.ns = window_ns;
+    return ctx;
+}
+
+static void wake_timer_cb(void *opaque)
+{
+    ++*(int *)opaque;
+}
+
+/* --- pairing --- */
+
+TEST(aio_poll, window_stays_open_over_passes_that_find_work_with_no_system_call)
+{
+    AioContext *ctx = polling_context(100 * US);
+    Source s;
+
+    source_init(&s, ctx);
+    for (int i = 1; i <= 100; i++) {
+        source_produce(&s);
+        EXPECT_TRUE(aio_poll(ctx, true));
+        EXPECT_EQ(s.consumed, i);
+    }
+    EXPECT_EQ(s.begun, 1);
+    EXPECT_EQ(s.ended, 0);
+    EXPECT_EQ(test_stats(ctx).enters, 0);
+    EXPECT_EQ(test_stats(ctx).polls, 100);
+    EXPECT_EQ(test_stats(ctx).polls_paid, 100);
+    source_finish(&s);
+    EXPECT_EQ(s.ended, 1);
+    EXPECT_LE(s.reads, 1);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_poll, window_closes_before_the_sleep_and_notifications_work_again)
+{
+    AioContext *ctx = polling_context(50 * US);
+    AioTimer timer;
+    int woken = 0;
+    Source s;
+
+    source_init(&s, ctx);
+    aio_timer_init(&timer, ctx, wake_timer_cb, &woken);
+    for (int i = 1; i <= 5; i++) {
+        aio_timer_arm(&timer, aio_now_ns() + 2000 * US);
+        AIO_WAIT_WHILE(ctx, woken < i);
+        EXPECT_EQ(s.begun, i);
+        EXPECT_EQ(s.ended, i);
+        ctx->poll.window.ns = 50 * US;
+    }
+    EXPECT_TRUE(atomic_load(&s.notify));
+    source_produce(&s); /* through the eventfd */
+    AIO_WAIT_WHILE(ctx, s.consumed < 1);
+    source_finish(&s);
+    EXPECT_EQ(s.begun, s.ended);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_poll, arrival_before_notifications_are_on_is_found_by_one_more_probe)
+{
+    AioContext *ctx = polling_context(20 * US);
+    Source s;
+
+    source_init(&s, ctx);
+    s.produce_at_end = true; /* without a notification */
+    EXPECT_TRUE(aio_poll(ctx, true));
+    EXPECT_EQ(s.consumed, 1);
+    EXPECT_EQ(s.ended, 1);
+    EXPECT_EQ(s.probes_after_end, 1);
+    source_finish(&s);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_poll, handler_that_goes_away_in_a_window_gets_its_end)
+{
+    AioContext *ctx = polling_context(100 * US);
+    Source a, b;
+
+    source_init(&a, ctx);
+    source_init(&b, ctx);
+    source_produce(&a);
+    EXPECT_TRUE(aio_poll(ctx, true));
+    EXPECT_EQ(a.begun, 1);
+    EXPECT_EQ(b.begun, 1);
+    aio_set_event_notifier(ctx, &b.en, NULL, NULL); /* between passes */
+    EXPECT_EQ(b.ended, 1);
+    EXPECT_TRUE(atomic_load(&b.notify));
+
+    a.remove_in_ready = true; /* inside one, by itself */
+    source_produce(&a);
+    EXPECT_TRUE(aio_poll(ctx, true));
+    EXPECT_EQ(a.ended, 1);
+
+    /* attached again: begins anew, and what arrived in between is found */
+    a.remove_in_ready = false;
+    atomic_fetch_add(&a.available, 1);
+    aio_set_event_notifier(ctx, &a.en, &source_ops, &a);
+    AIO_WAIT_WHILE(ctx, a.consumed < 3);
+    EXPECT_EQ(a.begun, 2);
+    source_finish(&a);
+    EXPECT_EQ(a.ended, 2);
+    event_notifier_close(&b.en);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_poll, handler_added_in_a_window_begins_before_its_first_probe)
+{
+    AioContext *ctx = polling_context(100 * US);
+    Source a, b;
+
+    source_init(&a, ctx);
+    source_produce(&a);
+    EXPECT_TRUE(aio_poll(ctx, true));
+    source_init(&b, ctx);
+    source_produce(&b);
+    EXPECT_TRUE(aio_poll(ctx, true));
+    EXPECT_EQ(b.begun, 1);
+    EXPECT_EQ(b.probes_after_end, 0);
+    EXPECT_EQ(b.consumed, 1);
+    source_finish(&a);
+    source_finish(&b);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_poll, inner_pass_closes_the_window_and_the_pairing_holds)
+{
+    AioContext *ctx = polling_context(100 * US);
+    Source a, b;
+
+    source_init(&a, ctx);
+    source_init(&b, ctx);
+    a.nest_in_ready = true;
+    source_produce(&a);
+    EXPECT_TRUE(aio_poll(ctx, true)); /* b is asked after the inner pass has closed it */
+    AioTimer timer;
+    int woken = 0;
+
+    aio_timer_init(&timer, ctx, wake_timer_cb, &woken);
+    aio_timer_arm(&timer, aio_now_ns() + 1000 * US);
+    AIO_WAIT_WHILE(ctx, woken < 1);
+    EXPECT_EQ(a.begun, a.ended); /* it has slept, so all are at rest */
+    EXPECT_EQ(b.begun, b.ended);
+    source_finish(&a);
+    source_finish(&b);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_poll, pass_that_must_not_block_leaves_the_window_closed)
+{
+    AioContext *ctx = polling_context(100 * US);
+    Source s;
+
+    source_init(&s, ctx);
+    source_produce(&s);
+    EXPECT_TRUE(aio_poll(ctx, true));
+    EXPECT_EQ(s.begun, 1);
+    aio_poll(ctx, false);
+    EXPECT_EQ(s.ended, 1);
+    source_produce(&s);
+    EXPECT_TRUE(aio_poll(ctx, false)); /* seen through the eventfd */
+    EXPECT_EQ(s.consumed, 2);
+    EXPECT_EQ(s.begun, 1);
+    source_finish(&s);
+    aio_context_destroy(ctx);
+}
+
+/* --- fairness --- */
+
+typedef struct Plain {
+    EventNotifier en;
+    int calls;
+} Plain;
+
+static void plain_read(void *opaque)
+{
+    Plain *plain = opaque;
+
+    plain->calls += event_notifier_test_and_clear(&plain->en);
+}
+
+TEST_ON_EACH_RING(aio_poll, source_that_is_always_ready_starves_neither_fds_nor_timers)
+{
+    static const AioHandlerOps plain_ops = { .read = plain_read };
+    AioContext *ctx = polling_context(100 * US);
+    Plain plain = { .calls = 0 };
+    AioTimer timer;
+    int woken = 0;
+    Source s;
+
+    source_init(&s, ctx);
+    s.probe_always = true;
+    ASSERT_EQ(event_notifier_open(&plain.en, NULL), 0);
+    aio_set_event_notifier(ctx, &plain.en, &plain_ops, &plain);
+    aio_timer_init(&timer, ctx, wake_timer_cb, &woken);
+    aio_timer_arm(&timer, aio_now_ns() + 500 * US);
+    for (int i = 0; i < 10; i++) {
+        EXPECT_TRUE(aio_poll(ctx, true));
+    }
+    event_notifier_set(&plain.en);
+    AIO_WAIT_WHILE(ctx, plain.calls < 1 || !woken);
+    EXPECT_EQ(s.ended, 0);
+    aio_set_event_notifier(ctx, &plain.en, NULL, NULL);
+    event_notifier_close(&plain.en);
+    source_finish(&s);
+    aio_context_destroy(ctx);
+}
+
+/* --- counts with requests --- */
+
+static AioFile file;
+static int reads_done;
+
+static void read_entry(void *opaque)
+{
+    char buf[512];
+    struct iovec iov = { buf, sizeof(buf) };
+
+    assert_in_coroutine();
+    EXPECT_EQ(aio_co_preadv(&file, &iov, 1, 0, 0), 512);
+    reads_done++;
+}
+
+static void start_read_ready(void *opaque)
+{
+    source_take(opaque);
+    for (int i = 0; i < 8; i++) {
+        co_enter(co_create(read_entry, NULL));
+    }
+}
+
+TEST_ON_EACH_RING(aio_poll, each_pass_enters_the_kernel_at_most_once)
+{
+    AioHandlerOps ops = source_ops;
+    AioContext *ctx = polling_context(100 * US);
+    char path[] = "/tmp/test-aio-poll-XXXXXX";
+    int fd = mkstemp(path);
+    Source s;
+
+    ASSERT_GE(fd, 0);
+    unlink(path);
+    ASSERT_EQ(ftruncate(fd, 4096), 0);
+    aio_file_init(&file, fd);
+    source_init(&s, ctx);
+    ops.poll_ready = start_read_ready;
+    aio_set_event_notifier(ctx, &s.en, &ops, &s);
+    for (int i = 1; i <= 50; i++) {
+        source_produce(&s);
+        while (reads_done < 8 * i) {
+            AioStats before = test_stats(ctx);
+            aio_poll(ctx, true);
+            AioStats after = test_stats(ctx);
+
+            EXPECT_LE(after.enters - before.enters, 1);
+            if (after.requests > before.requests) { /* found by polling: submitted at once */
+                EXPECT_EQ(after.enters - before.enters, 1);
+                EXPECT_GE(after.sqes - before.sqes, 8);
+            }
+        }
+    }
+    source_finish(&s);
+    aio_file_finish(&file);
+    close(fd);
+    aio_context_destroy(ctx);
+}
+
+/* --- the window's size --- */
+
+TEST(aio_poll, window_grows_while_it_pays_and_shrinks_when_it_does_not)
+{
+    AioParams params = { .poll_max_ns = 32 * US, .poll_grow = 2, .poll_shrink = 2 };
+    AioPollWindow window = { 0 };
+    AioPoll poll;
+
+    poll_init(&poll, &params);
+    poll_adjust(&poll, &window, 10 * US); /* would have paid */
+    EXPECT_EQ(window.ns, 4 * US);
+    poll_adjust(&poll, &window, 10 * US);
+    EXPECT_EQ(window.ns, 8 * US);
+    poll_adjust(&poll, &window, 10 * US);
+    EXPECT_EQ(window.ns, 16 * US);
+    poll_adjust(&poll, &window, 10 * US); /* long enough */
+    EXPECT_EQ(window.ns, 16 * US);
+    poll_adjust(&poll, &window, 31 * US);
+    poll_adjust(&poll, &window, 31 * US);
+    poll_adjust(&poll, &window, 31 * US);
+    EXPECT_EQ(window.ns, 32 * US); /* the limit */
+    poll_adjust(&poll, &window, 1000 * US);
+    EXPECT_EQ(window.ns, 16 * US);
+
+    params.poll_shrink = 0;
+    poll_init(&poll, &params);
+    poll_adjust(&poll, &window, 1000 * US);
+    EXPECT_EQ(window.ns, 0);
+
+    params.poll_max_ns = 1 * US;
+    poll_init(&poll, &params);
+    poll_adjust(&poll, &window, 1 * US);
+    EXPECT_EQ(window.ns, 1 * US);
+}
+
+TEST(aio_poll, idle_context_stops_polling)
+{
+    AioParams params = { .poll_max_ns = 32 * US };
+    AioContext *ctx = test_context(&params);
+    AioTimer timer;
+    int woken = 0;
+    Source s;
+
+    ctx->poll.window.ns = 32 * US;
+    source_init(&s, ctx);
+    aio_timer_init(&timer, ctx, wake_timer_cb, &woken);
+    for (int i = 1; i <= 3; i++) {
+        aio_timer_arm(&timer, aio_now_ns() + 3000 * US);
+        AIO_WAIT_WHILE(ctx, woken < i);
+    }
+    EXPECT_EQ(test_stats(ctx).poll_ns, 0);
+    EXPECT_EQ(s.begun, 1);
+    source_finish(&s);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_poll, off_means_no_probe_at_all)
+{
+    AioContext *ctx = test_context(NULL);
+    Source s;
+
+    source_init(&s, ctx);
+    for (int i = 1; i <= 10; i++) {
+        source_produce(&s);
+        AIO_WAIT_WHILE(ctx, s.consumed < i);
+    }
+    EXPECT_EQ(s.probes, 0);
+    EXPECT_EQ(s.begun, 0);
+    EXPECT_EQ(test_stats(ctx).polls, 0);
+    source_finish(&s);
+    aio_context_destroy(ctx);
+}
+
+/* --- a producer in another thread, with the window opening and closing all the time --- */
+
+#define ROUNDS 20000
+
+static void *produce_thread(void *opaque)
+{
+    Source *s = opaque;
+
+    for (int i = 0; i < ROUNDS; i++) {
+        source_produce(s);
+        if (i % 64 == 0) {
+            usleep(1);
+        }
+    }
+    return NULL;
+}
+
+TEST(aio_poll, nothing_is_lost_between_polling_and_sleeping)
+{
+    AioParams params = { .poll_max_ns = 20 * US, .poll_shrink = 2 };
+    AioContext *ctx = test_context(&params);
+    pthread_t thread;
+    Source s;
+
+    source_init(&s, ctx);
+    ASSERT_EQ(pthread_create(&thread, NULL, produce_thread, &s), 0);
+    AIO_WAIT_WHILE(ctx, s.consumed < ROUNDS);
+    pthread_join(thread, NULL);
+    EXPECT_EQ(s.consumed, ROUNDS);
+    source_finish(&s);
+    EXPECT_EQ(s.begun, s.ended);
+    aio_context_destroy(ctx);
+}
+
+TEST_MAIN()
