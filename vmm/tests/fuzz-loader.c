@@ -1,0 +1,191 @@
+/*
+ * Fuzzer of the loaders: the input is a kernel file, and now and then the initrd as well
+ *
+ * With libFuzzer:
+ *     clang -fsanitize=fuzzer,address,undefined -g -D_GNU_SOURCE -I. -o fuzz-loader \
+ *         vmm/tests/fuzz-loader.c vmm/loader*.c vmm/boot-info.c io/base/error.c
+ *     ./fuzz-loader -max_len=4096 vmm/tests/corpus-loader
+ *
+ * With FUZZ_CORPUS_DIR defined it is an ordinary test: it replays that corpus, every file as it is,
+ * cut off at every length of its headers, and with each byte of these changed in three ways.
+ *
+ * What has to hold, whatever the input:
+ * 1. Nothing outside of guest RAM is touched, nor what layout.h leaves free below 1 MiB: those
+ *    pages have no access rights. AddressSanitizer sees the rest.
+ * 2. The work is bounded: a run that hangs is killed.
+ * 3. A failure says why; after a success the entry is in RAM and the initrd is whole.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "vmm/layout.h"
+#include "vmm/loader.h"
+
+#include <asm/bootparam.h>
+
+#define PAGE_BYTES 4096u
+
+/* Small enough that images reach its end: 16 MiB, where a kernel likes to be, and a little. */
+#define RAM_BYTES ((17ull << 20) + 5 * PAGE_BYTES)
+
+#define CHECK(condition)                                                    \
+    do {                                                                    \
+        if (!(condition)) {                                                 \
+            fprintf(stderr, "fuzz-loader: %s does not hold\n", #condition); \
+            abort();                                                        \
+        }                                                                   \
+    } while (0)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes);
+
+static GuestImage image;
+static int file_fd = -1;
+static char file_path[32];
+
+static void forbid(uint64_t gpa, uint64_t end_gpa)
+{
+    CHECK(mprotect(image.hva_low + gpa, end_gpa - gpa, PROT_NONE) == 0);
+}
+
+static void setup_once(void)
+{
+    if (image.hva_low) {
+        return;
+    }
+    image.hva_low = mmap(NULL, RAM_BYTES + PAGE_BYTES, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(image.hva_low != MAP_FAILED);
+    forbid(RAM_BYTES, RAM_BYTES + PAGE_BYTES);
+    forbid(0, LAYOUT_GDT_GPA);
+    forbid(LAYOUT_ZERO_PAGE_GPA + PAGE_BYTES, LAYOUT_PAGE_TABLES_GPA);
+    forbid(LAYOUT_CMDLINE_GPA + LAYOUT_CMDLINE_BYTES, LAYOUT_KERNEL_MIN_GPA);
+    image.low_bytes = RAM_BYTES;
+    file_fd = memfd_create("fuzz-loader", MFD_CLOEXEC);
+    CHECK(file_fd >= 0);
+    snprintf(file_path, sizeof(file_path), "/proc/self/fd/%d", file_fd);
+}
+
+static uint64_t get(uint64_t gpa, unsigned len_bytes)
+{
+    uint64_t value = 0;
+
+    memcpy(&value, image.hva_low + gpa, len_bytes);
+    return value;
+}
+
+static void check_initrd(const BootEntry *entry, const uint8_t *data, size_t len_bytes)
+{
+    uint64_t gpa, len;
+
+    if (entry->mode == BOOT_LONG_MODE) {
+        const struct boot_params *params =
+            (const struct boot_params *)(image.hva_low + LAYOUT_ZERO_PAGE_GPA);
+
+        gpa = params->hdr.ramdisk_image;
+        len = params->hdr.ramdisk_size;
+    } else {
+        uint64_t modules_gpa = get(LAYOUT_START_INFO_GPA + 16, 8);
+
+        CHECK(get(LAYOUT_START_INFO_GPA + 12, 4) == 1);
+        gpa = get(modules_gpa, 8);
+        len = get(modules_gpa + 8, 8);
+    }
+    CHECK(len == len_bytes);
+    CHECK(gpa % PAGE_BYTES == 0 && gpa >= LAYOUT_KERNEL_MIN_GPA);
+    CHECK(len <= RAM_BYTES && gpa <= RAM_BYTES - len);
+    CHECK(memcmp(image.hva_low + gpa, data, len) == 0);
+}
+
+static void load_once(const uint8_t *data, size_t len_bytes, bool with_initrd)
+{
+    LoaderParams params = { .kernel_path = file_path,
+                            .initrd_path = with_initrd ? file_path : NULL,
+                            .cmdline = "console=ttyS0" };
+    BootEntry entry = { 0 };
+    Error err = { 0 };
+    int r = loader_load(&params, &image, &entry, &err);
+
+    CHECK(r <= 0);
+    if (r < 0) {
+        CHECK(err.code == r && strstr(err.msg, "--"));
+    } else {
+        CHECK(entry.rip >= LAYOUT_KERNEL_MIN_GPA && entry.rip < RAM_BYTES);
+        CHECK(entry.mode == BOOT_LONG_MODE || entry.mode == BOOT_PROTECTED_MODE);
+        if (with_initrd) {
+            check_initrd(&entry, data, len_bytes);
+        }
+    }
+    CHECK(madvise(image.hva_low, RAM_BYTES, MADV_DONTNEED) == 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
+{
+    setup_once();
+    CHECK(ftruncate(file_fd, 0) == 0);
+    CHECK(pwrite(file_fd, data, len_bytes, 0) == (ssize_t)len_bytes);
+    load_once(data, len_bytes, false);
+    load_once(data, len_bytes, true);
+    return 0;
+}
+
+#ifdef FUZZ_CORPUS_DIR /* the ordinary test */
+
+#include "io/base/test.h"
+
+#define SEED_MAX_BYTES   16384
+#define HEADERS_BYTES    640 /* all headers are in these */
+#define CUT_STEP_BYTES   61  /* behind the headers */
+#define CORPUS_MIN_FILES 10
+
+static void replay(uint8_t *seed, size_t len_bytes)
+{
+    LLVMFuzzerTestOneInput(seed, len_bytes);
+    for (size_t len = 0; len < len_bytes; len += len < HEADERS_BYTES ? 1 : CUT_STEP_BYTES) {
+        LLVMFuzzerTestOneInput(seed, len);
+    }
+    for (size_t i = 0; i < MIN(len_bytes, (size_t)HEADERS_BYTES); i++) {
+        uint8_t was = seed[i];
+        uint8_t values[] = { 0xff, 0, was ^ 0x80 };
+
+        for (size_t v = 0; v < ARRAY_SIZE(values); v++) {
+            seed[i] = values[v];
+            LLVMFuzzerTestOneInput(seed, len_bytes);
+        }
+        seed[i] = was;
+    }
+}
+
+TEST(fuzz_loader, corpus_and_its_neighbours_break_nothing)
+{
+    static uint8_t seed[SEED_MAX_BYTES];
+    DIR *dir = opendir(FUZZ_CORPUS_DIR);
+    struct dirent *entry;
+    unsigned nb_files = 0;
+
+    ASSERT_TRUE(dir != NULL);
+    while ((entry = readdir(dir)) != NULL) {
+        int fd;
+        ssize_t n;
+
+        if (entry->d_name[0] == '.') {
+            continue;
+        }
+        fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC);
+        ASSERT_GE(fd, 0);
+        n = read(fd, seed, sizeof(seed));
+        ASSERT_GE(n, 0);
+        close(fd);
+        replay(seed, (size_t)n);
+        nb_files++;
+    }
+    closedir(dir);
+    EXPECT_GE(nb_files, CORPUS_MIN_FILES);
+}
+
+TEST_MAIN()
+
+#endif
