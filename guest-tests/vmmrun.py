@@ -85,6 +85,7 @@ class Guest:
         words = [self.binary, "-machine", "q35", "-accel", "kvm",
                  "-cpu", "qemu64,pni=off", "-smp", str(self.cpus),
                  "-m", self.memory, "-nodefaults", "-no-user-config",
+                 "-name", "guest,debug-threads=on",
                  "-display", "none", "-serial", "stdio", "-no-reboot",
                  "-kernel", self.payload, "-append", self.append,
                  "-object", f"iothread,id=io0{poll}",

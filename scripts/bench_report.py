@@ -1,0 +1,246 @@
+"""bench_report - medians, spread and ratios as text, JSON and a picture"""
+
+import html
+import json
+import math
+import statistics
+
+COLORS = {"qemu": "#c44e52", "penstock": "#4c72b0",
+          "penstock, 1 IOThread": "#8fb0dd"}
+OTHER_COLOR = "#888888"
+
+
+def summary(values):
+    return {"median": statistics.median(values), "min": min(values),
+            "max": max(values), "n": len(values)}
+
+
+def summarize(runs):
+    """runs[case][name] is a list of samples by depth; the same, summed up."""
+    return {
+        case: {
+            name: {
+                depth: {key: summary([s[depth][key] for s in samples])
+                        for key in samples[0][depth]}
+                for depth in samples[0]
+            }
+            for name, samples in by_name.items() if samples
+        }
+        for case, by_name in runs.items()
+    }
+
+
+def ratio(by_name, name, depth):
+    """How many times the rate of QEMU; None without both."""
+    if "qemu" not in by_name or name not in by_name:
+        return None
+    return (by_name["qemu"][depth]["ns"]["median"]
+            / by_name[name][depth]["ns"]["median"])
+
+
+def print_table(table, case, by_name):
+    print(f"\n{case}", file=table)
+    print(f"  {'depth':>5}  {'':22} {'ns/request':>10}  {'min - max':>17}  "
+          f"{'rate / QEMU':>11}  {'kicks/req':>9}  {'batch':>6}  "
+          f"{'VMM cpu ns/req':>14}", file=table)
+    depths = sorted(next(iter(by_name.values())))
+    for depth in depths:
+        for name, by_depth in by_name.items():
+            s = by_depth[depth]
+            times = ratio(by_name, name, depth)
+            shown = f"{times:.2f}" if times and name != "qemu" else ""
+            spread = f"{s['ns']['min']:.0f} - {s['ns']['max']:.0f}"
+            print(f"  {depth:>5}  {name:22} {s['ns']['median']:>10.0f}  "
+                  f"{spread:>17}  {shown:>11}  "
+                  f"{s['kicks_per_req']['median']:>9.3f}  "
+                  f"{s['batch']['median']:>6.1f}  "
+                  f"{s['other_cpu_ns']['median']:>14.0f}", file=table)
+
+
+def print_counters(table, counters):
+    if not counters:
+        return
+    print("\npenstock's counters, interrupts on (at most 1 of each a pass)",
+          file=table)
+    print(f"  {'':28} {'io_uring_enter/pass':>20}  "
+          f"{'irqfd writes/pass/queue':>24}  {'requests/pass':>14}", file=table)
+    for case, c in counters.items():
+        print(f"  {str(case):28} {c['enters_per_pass']:>20.3f}  "
+              f"{c['irqfd_writes_per_pass_and_queue']:>24.3f}  "
+              f"{c['requests_per_pass']:>14.2f}", file=table)
+
+
+def print_start(table, starts, memory):
+    print("\none whole life of a VMM that is reset by its guest's first "
+          "instruction, 4 queues", file=table)
+    for name, runs in starts.items():
+        cpu = summary([r["cpu_ms"] for r in runs])
+        wall = summary([r["wall_ms"] for r in runs])
+        print(f"  {name:22} {cpu['median']:>8.1f} ms CPU "
+              f"({cpu['min']:.1f} - {cpu['max']:.1f}), "
+              f"{wall['median']:.1f} ms", file=table)
+    print("\nresident memory without guest RAM, 4 queues", file=table)
+    for name, values in memory.items():
+        print(f"  {name:22} {statistics.median(values) / 2**20:>8.1f} MiB",
+              file=table)
+
+
+def targets(summed, starts, memory):
+    """What the project aims at: (sentence, value, whether it is reached)."""
+    out = []
+
+    def add(text, value, good):
+        out.append({"target": text, "value": round(value, 3), "reached": good})
+
+    for case, by_name in summed.items():
+        if "qemu" not in by_name or "penstock" not in by_name:
+            continue
+        if case.queues != 1:
+            continue
+        for depth in sorted(by_name["penstock"]):
+            times = ratio(by_name, "penstock", depth)
+            where = f"{case}, depth {depth}"
+            if case.backend == "null" and case.polling:
+                if depth == 32:
+                    add(f"{where}: rate at least 3 of QEMU's", times,
+                        times >= 3)
+                elif depth == 1:
+                    add(f"{where}: time at most 0.6 of QEMU's", 1 / times,
+                        1 / times <= 0.6)
+            else:
+                add(f"{where}: rate at least QEMU's", times, times >= 1)
+    if "penstock" in memory:
+        mib = statistics.median(memory["penstock"]) / 2**20
+        add("own memory with 4 queues under 8 MiB", mib, mib < 8)
+    if "penstock" in starts:
+        ms = statistics.median(r["cpu_ms"] for r in starts["penstock"])
+        add("start under 30 ms of CPU", ms, ms < 30)
+    return out
+
+
+def print_targets(table, reached):
+    if reached:
+        print("\ntargets", file=table)
+    for t in reached:
+        print(f"  {'yes' if t['reached'] else 'NO ':3}  {t['value']:>8.2f}  "
+              f"{t['target']}", file=table)
+
+
+def write_json(path, host, summed, counters, starts, memory, reached):
+    with open(path, "w") as f:
+        json.dump({
+            "host": host,
+            "cases": [{"backend": case.backend, "polling": case.polling,
+                       "queues": case.queues, "results": by_name,
+                       "counters": counters.get(case)}
+                      for case, by_name in summed.items()],
+            "start": starts,
+            "own_memory_bytes": memory,
+            "targets": reached,
+        }, f, indent=1)
+        f.write("\n")
+
+
+class Picture:
+    """A sheet of panels, one a case: ns per request over depth, log scale."""
+
+    PANEL_W, PANEL_H, COLUMNS = 420, 260, 2
+    LEFT, RIGHT, TOP, BOTTOM = 56, 12, 34, 34
+    HEAD = 64
+
+    def __init__(self, summed, title):
+        self.summed = summed
+        self.out = []
+        values = [s["ns"][k] for by_name in summed.values()
+                  for by_depth in by_name.values()
+                  for s in by_depth.values() for k in ("min", "max")]
+        self.low = 10 ** math.floor(math.log10(min(values)))
+        self.high = 10 ** math.ceil(math.log10(max(values)))
+        if self.high == self.low:
+            self.high *= 10
+        rows = -(-len(summed) // self.COLUMNS)
+        self.width = self.PANEL_W * min(self.COLUMNS, len(summed))
+        self.width = max(self.width, 560)
+        self.height = self.HEAD + self.PANEL_H * rows
+        self.out.append(
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.width}" '
+            f'height="{self.height}" font-family="sans-serif" '
+            f'font-size="12">')
+        self.out.append(f'<rect width="{self.width}" height="{self.height}" '
+                        f'fill="#ffffff"/>')
+        self.text(12, 22, title, size=15)
+        self.legend()
+        for i, (case, by_name) in enumerate(summed.items()):
+            self.panel(i % self.COLUMNS * self.PANEL_W,
+                       self.HEAD + i // self.COLUMNS * self.PANEL_H,
+                       case, by_name)
+        self.out.append("</svg>")
+
+    def text(self, x, y, words, size=12, anchor="start", color="#222222"):
+        self.out.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" '
+            f'text-anchor="{anchor}" fill="{color}">'
+            f'{html.escape(words)}</text>')
+
+    def rect(self, x, y, w, h, color):
+        self.out.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" '
+                        f'height="{h:.1f}" fill="{color}"/>')
+
+    def line(self, x1, y1, x2, y2, color, width=1):
+        self.out.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" '
+                        f'y2="{y2:.1f}" stroke="{color}" '
+                        f'stroke-width="{width}"/>')
+
+    def legend(self):
+        names = []
+        for by_name in self.summed.values():
+            names += [n for n in by_name if n not in names]
+        x = 12
+        for name in names:
+            self.rect(x, 36, 12, 12, COLORS.get(name, OTHER_COLOR))
+            self.text(x + 18, 46, name)
+            x += 40 + 7 * len(name)
+        self.text(x, 46, "ns a request (log), lower is better; "
+                  "bar median, line min to max", color="#666666")
+
+    def y_of(self, top, value):
+        span = self.PANEL_H - self.TOP - self.BOTTOM
+        part = (math.log10(value / self.low)
+                / math.log10(self.high / self.low))
+        return top + self.TOP + span * (1 - part)
+
+    def panel(self, left, top, case, by_name):
+        self.text(left + self.LEFT, top + 22, str(case), size=13)
+        right = left + self.PANEL_W - self.RIGHT
+        value = self.low
+        while value <= self.high:
+            y = self.y_of(top, value)
+            self.line(left + self.LEFT, y, right, y, "#dddddd")
+            self.text(left + self.LEFT - 6, y + 4, f"{value:,.0f}",
+                      size=11, anchor="end", color="#666666")
+            value *= 10
+        depths = sorted(next(iter(by_name.values())))
+        slot = (right - left - self.LEFT) / len(depths)
+        bar = min(30, slot * 0.8 / len(by_name))
+        base = self.y_of(top, self.low)
+        for i, depth in enumerate(depths):
+            middle = left + self.LEFT + slot * (i + 0.5)
+            self.text(middle, base + 17, f"depth {depth}", size=11,
+                      anchor="middle")
+            for k, (name, by_depth) in enumerate(by_name.items()):
+                x = middle + (k - len(by_name) / 2) * bar
+                self.bar(x, bar, top, base, name, by_depth[depth]["ns"])
+
+    def bar(self, x, width, top, base, name, s):
+        y = self.y_of(top, s["median"])
+        self.rect(x + 1, y, width - 2, base - y,
+                  COLORS.get(name, OTHER_COLOR))
+        middle = x + width / 2
+        self.line(middle, self.y_of(top, s["min"]), middle,
+                  self.y_of(top, s["max"]), "#222222", 1.5)
+        self.text(middle, self.y_of(top, s["max"]) - 4,
+                  f"{s['median']:,.0f}", size=9, anchor="middle")
+
+    def write(self, path):
+        with open(path, "w") as f:
+            f.write("\n".join(self.out) + "\n")
