@@ -142,10 +142,10 @@ def write_json(path, host, summed, counters, starts, memory, reached):
 
 
 class Picture:
-    """A sheet of panels, one a case: ns per request over depth, log scale."""
+    """A sheet of panels, one a case: time per request over depth, log scale."""
 
     PANEL_W, PANEL_H, COLUMNS = 420, 260, 2
-    LEFT, RIGHT, TOP, BOTTOM = 56, 12, 34, 34
+    LEFT, RIGHT, TOP, BOTTOM = 60, 12, 34, 34
     HEAD = 64
 
     def __init__(self, summed, title):
@@ -200,7 +200,7 @@ class Picture:
             self.rect(x, 36, 12, 12, COLORS.get(name, OTHER_COLOR))
             self.text(x + 18, 46, name)
             x += 40 + 7 * len(name)
-        self.text(x, 46, "ns a request (log), lower is better; "
+        self.text(x, 46, "microseconds a request (log), lower is better; "
                   "bar median, line min to max", color="#666666")
 
     def y_of(self, top, value):
@@ -216,7 +216,7 @@ class Picture:
         while value <= self.high:
             y = self.y_of(top, value)
             self.line(left + self.LEFT, y, right, y, "#dddddd")
-            self.text(left + self.LEFT - 6, y + 4, f"{value:,.0f}",
+            self.text(left + self.LEFT - 6, y + 4, f"{value / 1000:,g}",
                       size=11, anchor="end", color="#666666")
             value *= 10
         depths = sorted(next(iter(by_name.values())))
@@ -239,7 +239,7 @@ class Picture:
         self.line(middle, self.y_of(top, s["min"]), middle,
                   self.y_of(top, s["max"]), "#222222", 1.5)
         self.text(middle, self.y_of(top, s["max"]) - 4,
-                  f"{s['median']:,.0f}", size=9, anchor="middle")
+                  f"{s['median'] / 1000:,.3g}", size=9, anchor="middle")
 
     def write(self, path):
         with open(path, "w") as f:
