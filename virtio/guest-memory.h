@@ -41,6 +41,21 @@ void gm_finish(GuestMemory *gm);
 int gm_add(GuestMemory *gm, uint64_t gpa, uint64_t len_bytes, void *hva, Error *err) NONNULL(1, 4)
     WARN_UNUSED;
 
+/* gm_find - the region that holds @gpa, NULL when it is no memory */
+const GuestMemoryRegion *gm_find(const GuestMemory *gm, Gpa gpa) NONNULL(1);
+
+/* gm_region_translate - pointer to [gpa, gpa + len) if all of it lies in @region, else NULL; cannot
+ * be fooled by a range that wraps around */
+static inline void *gm_region_translate(const GuestMemoryRegion *region, Gpa gpa,
+                                        uint64_t len_bytes)
+{
+    uint64_t offset = gpa.addr - region->gpa;
+
+    return offset < region->len_bytes && len_bytes <= region->len_bytes - offset
+               ? region->hva + offset
+               : NULL;
+}
+
 /* gm_translate - pointer to [gpa, gpa + len), NULL unless all of it lies in one region; len > 0 */
 void *gm_translate(const GuestMemory *gm, Gpa gpa, uint64_t len_bytes) NONNULL(1);
 

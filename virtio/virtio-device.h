@@ -15,6 +15,8 @@
  *     +------- vdev_co_reset() (waits until no element is in flight) <-----------------+
  *     +------- any state, NEEDS_RESET set by vdev_needs_reset() <-- guest broke a rule
  *
+ * A status write that would clear a bit, or skip a step, is ignored as far as it does.
+ *
  * No queue is looked at before DRIVER_OK; a kick that came earlier is not lost, because a queue
  * kicks itself when it starts.
  */
@@ -24,8 +26,6 @@
 #include "io/aio/co-mutex.h"
 #include "io/base/log.h"
 #include "virtio/virtqueue.h"
-
-#define VIRTIO_QUEUES_MAX 64
 
 typedef struct VirtioDevice VirtioDevice;
 
@@ -76,9 +76,9 @@ struct VirtioDevice {
     _Atomic uint8_t status;   /* VIRTIO_CONFIG_S_*; written in main, NEEDS_RESET by any thread */
     uint64_t driver_features; /* what the driver wrote; effective after FEATURES_OK */
     uint32_t config_generation;
-    bool running;             /* queues are started */
+    bool running;             /* DRIVER_OK: enabled queues are started */
     LogLimit log_limit;
-    _Atomic bool needs_reset_pending;
+    AioBh *needs_reset_bh;    /* main: tells the driver and the log */
 
     unsigned nb_queues;
     VirtQueue *queues;        /* nb_queues */

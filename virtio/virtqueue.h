@@ -13,6 +13,9 @@
  * not pushed at any time, which also bounds what a guest can make the device hold: a head that the
  * guest makes available twice while in flight breaks the queue.
  *
+ * virtqueue.c: life cycle and elements. vring-split.c: the ring's format. virtio-notify.c: doorbell,
+ * polling, interrupts.
+ *
  * What the guest did wrong breaks the queue (vq_break): the reason is logged once, the device shows
  * NEEDS_RESET, the queue takes no further request until it has been reset; other queues go on.
  */
@@ -22,37 +25,45 @@
 #include "io/aio/aio.h"
 #include "io/base/endian.h"
 #include "virtio/guest-memory.h"
-
-#define VQ_SIZE_MAX     1024 /* largest ring this device offers */
-#define VQ_ELEM_IOV_MAX 256  /* pieces of one chain; a longer one breaks the queue */
+#include "virtio/limits.h"
 
 struct VirtioDevice;
 typedef struct VirtQueue VirtQueue;
 
-/* One descriptor chain. Device types embed it first in their request. */
+#define VQ_ELEM_IOV_INLINE 4 /* pieces that fit beside the element: header, data, status */
+
+/*
+ * One descriptor chain. Device types embed it first in their request. Two cache lines for a small
+ * request; a chain of more than VQ_ELEM_IOV_INLINE pieces uses memory that was set aside for it
+ * when the queue was started.
+ */
 typedef struct VqElem {
-    struct VqElem *next_free;
+    struct iovec *iov;  /* [0 .. nb_out) device-readable, [nb_out .. nb_out + nb_in) writable */
+    VirtQueue *vq;
+    uint64_t out_bytes; /* of the readable part */
+    uint64_t in_bytes;  /* of the writable part */
     uint16_t head;      /* descriptor index of the chain */
+    uint16_t nb_out;
+    uint16_t nb_in;
     bool in_use;
-    uint16_t nb_out;    /* device-readable pieces: iov[0 .. nb_out) */
-    uint16_t nb_in;     /* device-writable pieces: iov[nb_out .. nb_out + nb_in) */
-    uint64_t out_bytes;
-    uint64_t in_bytes;
-    struct iovec iov[VQ_ELEM_IOV_MAX];
-} VqElem;
+    struct VqElem *next_free;
+    struct iovec *iov_large; /* VQ_ELEM_IOV_MAX */
+    struct iovec iov_inline[VQ_ELEM_IOV_INLINE];
+} CACHE_ALIGNED VqElem;
 
 /* How the queue interrupts its driver. The transport fills it. */
 typedef struct VqInterrupt {
     _Atomic int fd; /* an eventfd wired to the interrupt (irqfd, callfd); -1 = call notify() */
 } VqInterrupt;
 
-/* Counters; written in the home context, plain words. */
+/* Counters; written in the home context, read by any thread one at a time. */
 typedef struct VqStats {
-    uint64_t kicks;         /* kick handler runs caused by the doorbell */
-    uint64_t polled;        /* handler runs caused by polling */
-    uint64_t requests;      /* elements popped */
-    uint64_t batches;       /* used index publications */
-    uint64_t notifications; /* interrupts sent */
+    _Atomic uint64_t kicks;         /* handler runs caused by the doorbell */
+    _Atomic uint64_t self_kicks;    /* handler runs that the queue asked itself for */
+    _Atomic uint64_t polled;        /* handler runs caused by polling */
+    _Atomic uint64_t requests;      /* elements popped */
+    _Atomic uint64_t batches;       /* used index publications */
+    _Atomic uint64_t notifications; /* interrupts sent */
 } VqStats;
 
 struct VirtQueue {
@@ -66,20 +77,22 @@ struct VirtQueue {
     uint16_t size;             /* power of 2 */
     bool event_idx;
     bool indirect;
+    bool active;               /* started and not broken */
     bool started;
-    bool broken;
+    _Atomic bool broken;       /* written by the home context (vq_break) and, stopped, by main */
 
     /* written on every request, by the home context only */
-    uint16_t last_avail;       /* next available entry to take */
+    uint16_t last_avail CACHE_ALIGNED; /* next available entry to take */
     uint16_t avail_seen;       /* avail->idx when last looked: fewer looks at the shared line */
-    uint16_t used_idx;         /* next used entry to fill; published by vq_flush() */
-    uint16_t used_published;
+    uint16_t used_idx;         /* next used entry to fill */
+    uint16_t used_published;   /* used->idx as the driver sees it */
     uint16_t signalled_used;   /* used index at the last interrupt decision */
-    bool signalled_valid;
     bool notifications_on;
+    bool polling;              /* a polling window is open: notifications stay off */
     unsigned in_flight;        /* popped, not yet pushed */
     VqElem *free_elems;
     uint8_t *head_in_flight;   /* a byte for each head */
+    const GuestMemoryRegion *region; /* of the last buffer: most are in the same one */
     AioDefer flush;
     Coroutine *stop_waiter;    /* in vq_co_stop(), until in_flight is 0 */
     VqStats stats;
@@ -88,9 +101,14 @@ struct VirtQueue {
     unsigned index;
     EventNotifier doorbell;    /* ioeventfd or kickfd */
     bool doorbell_owned;       /* false: the fd came from a peer */
+    bool doorbell_attached;    /* the transport signals it; main */
     VqInterrupt interrupt;
+    AioBh *self_kick;          /* home context, while started */
     void *elem_memory;
     size_t elem_bytes;
+    struct iovec *iov_memory;  /* VQ_ELEM_IOV_MAX for each element, untouched until used */
+    char broken_reason[VQ_REASON_BYTES]; /* written before broken, read after it by main */
+    bool broken_told;          /* main has logged the reason */
 
     /* what the driver wrote (transport registers); main thread */
     uint16_t max_size;
@@ -98,6 +116,16 @@ struct VirtQueue {
     bool cfg_enabled;
     uint64_t cfg_desc_gpa, cfg_avail_gpa, cfg_used_gpa;
 } CACHE_ALIGNED;
+
+/*
+ * vq_init - a stopped queue with its doorbell open, home context main
+ * Errors: -EMFILE, -ENFILE, -ENOMEM. vq_finish() accepts the half-built. Context: main.
+ */
+int vq_init(VirtQueue *vq, struct VirtioDevice *vdev, unsigned index, uint16_t max_size, Error *err)
+    NONNULL(1, 2) WARN_UNUSED;
+void vq_finish(VirtQueue *vq);
+/* vq_reset_config - the registers as after a reset of the device. The queue is stopped. Main. */
+void vq_reset_config(VirtQueue *vq) NONNULL(1);
 
 /*
  * vq_co_start - check the ring the driver has set up, then attach the doorbell in the home context
@@ -121,13 +149,19 @@ co_fn void vq_co_stop(VirtQueue *vq) NONNULL(1);
 VqElem *vq_pop(VirtQueue *vq) NONNULL(1);
 
 /* vq_push - the request is done; @written_bytes of the writable part were written, status included.
- * The used entry is filled now, published and signalled once at the end of the pass. Home. */
+ * The used entry is filled now; published after every few and at the end of the pass; signalled once,
+ * at the end of the pass. Home. */
 void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes) NONNULL(1, 2);
 
 /* vq_detach - give the element back without using it (the queue is being reset). Home. */
 void vq_detach(VirtQueue *vq, VqElem *elem) NONNULL(1, 2);
 
-/* vq_flush - publish used entries, decide on the interrupt (event index), send it. Home. */
+/* vq_publish - let the driver see what was pushed; the interrupt is decided at the end of the pass.
+ * Home. */
+void vq_publish(VirtQueue *vq) NONNULL(1);
+
+/* vq_flush - publish used entries, decide on the interrupt (event index), send it. Runs by itself at
+ * the end of each pass in which something was pushed. Home. */
 void vq_flush(VirtQueue *vq) NONNULL(1);
 
 /* vq_has_work - one look at the ring: something to pop? The poll probe. Home. */
@@ -138,12 +172,17 @@ bool vq_has_work(VirtQueue *vq) NONNULL(1);
 bool vq_enable_notifications(VirtQueue *vq) NONNULL(1) WARN_UNUSED;
 void vq_disable_notifications(VirtQueue *vq) NONNULL(1);
 
-/* vq_break - the guest broke the rules; see above. Home or main. */
+/* vq_break - the guest broke the rules; see above. Home. */
 void vq_break(VirtQueue *vq, const char *fmt, ...) PRINTF(2, 3) NONNULL(1);
+
+/* vq_serve - have the device handle what is available, as a kick would. Home. */
+void vq_serve(VirtQueue *vq) NONNULL(1);
 
 /* Copy between an element's readable (out) or writable (in) part and a buffer; returns the bytes
  * copied, fewer than asked when the part ends. */
-size_t vq_elem_copy_out(const VqElem *elem, size_t offset_bytes, void *buf, size_t len_bytes);
-size_t vq_elem_copy_in(const VqElem *elem, size_t offset_bytes, const void *buf, size_t len_bytes);
+size_t vq_elem_copy_out(const VqElem *elem, size_t offset_bytes, void *buf, size_t len_bytes)
+    NONNULL(1, 3);
+size_t vq_elem_copy_in(const VqElem *elem, size_t offset_bytes, const void *buf, size_t len_bytes)
+    NONNULL(1, 3);
 
 #endif

@@ -1,0 +1,49 @@
+/*
+ * virtio-blk-int.h - what virtio-blk.c and virtio-blk-req.c share
+ *
+ * Layer:     virtio/, private
+ * Threading: the limits are constant; features and flags change only while no queue runs.
+ */
+#ifndef VIRTIO_VIRTIO_BLK_INT_H
+#define VIRTIO_VIRTIO_BLK_INT_H
+
+#include <linux/virtio_blk.h>
+
+#include "virtio/virtio-blk.h"
+
+#define SECTOR_BYTES 512
+
+struct VirtioBlk {
+    VirtioDevice vdev;
+
+    /* read by every request */
+    BlockBackend *blk;
+    uint64_t features; /* negotiated; 0 while no driver is there */
+    bool read_only;
+    bool may_unmap; /* write-zeroes may deallocate */
+    uint32_t max_discard_sectors;
+    uint32_t max_write_zeroes_sectors;
+    char serial[VIRTIO_BLK_ID_BYTES]; /* padded with NUL, which may be missing */
+
+    uint32_t block_bytes;
+    uint32_t seg_max;
+    bool host_write_cache; /* as the backend was opened; what a reset goes back to */
+};
+
+/* The sectors a driver may use: whole logical blocks. */
+static inline uint64_t virtio_blk_capacity_sectors(const VirtioBlk *vblk)
+{
+    return ALIGN_DOWN(blk_length(vblk->blk), (uint64_t)vblk->block_bytes) / SECTOR_BYTES;
+}
+
+static inline bool virtio_blk_has_feature(const VirtioBlk *vblk, unsigned bit)
+{
+    return vblk->features >> bit & 1;
+}
+
+/* virtio_blk_req_entry - coroutine entry: carry out the request in the VqElem @opaque and push it */
+void virtio_blk_req_entry(void *opaque);
+/* virtio_blk_req_refuse - push it with an I/O error, when there is no coroutine to be had */
+void virtio_blk_req_refuse(VqElem *elem) NONNULL(1);
+
+#endif

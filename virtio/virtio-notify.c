@@ -1,0 +1,122 @@
+/*
+ * virtio-notify.c - how driver and device call each other: doorbell, polling, interrupt
+ *
+ * The driver's kick arrives in one of two ways. Either the doorbell's eventfd becomes readable, or,
+ * while the loop's polling window is open, the probe sees the new available index. Whoever is
+ * polled for needs no kicks: they are off from poll_begin to poll_end, and while the handler runs.
+ *
+ * Invariants:
+ *   (1) Kicks are on whenever the loop may sleep with the queue active. They are switched on before
+ *       the ring is looked at for the last time (vq_enable_notifications() has the barrier), so a
+ *       chain that comes at any moment is seen by that look or announced by a kick.
+ *   (2) A call of the handler takes at most VQ_BATCH_MAX chains. What is left is taken in the next
+ *       pass, which the queue asks for itself; so queues that share a thread take turns.
+ *   (3) Interrupts are sent by vq_flush() alone, which runs once at the end of a pass.
+ */
+#include "virtio/virtqueue-int.h"
+#include "virtio/virtio-device.h"
+
+void vq_serve(VirtQueue *vq)
+{
+    VirtioDevice *vdev = vq->vdev;
+
+    if (!vq->active) {
+        return;
+    }
+    if (!vq->polling) {
+        vq_disable_notifications(vq);
+    }
+    vdev->ops->handle_queue(vdev, vq);
+    vq_publish(vq);
+    if (vq->polling) {
+        return; /* the probe sees what is left */
+    }
+    if (vq_has_work(vq) || vq_enable_notifications(vq)) {
+        aio_bh_schedule(vq->self_kick);
+    }
+}
+
+static void doorbell_cb(void *opaque)
+{
+    VirtQueue *vq = opaque;
+
+    if (event_notifier_test_and_clear(&vq->doorbell)) {
+        vq_count(&vq->stats.kicks);
+        vq_serve(vq);
+    }
+}
+
+static void self_kick_bh(void *opaque)
+{
+    VirtQueue *vq = opaque;
+
+    vq_count(&vq->stats.self_kicks);
+    vq_serve(vq);
+}
+
+static bool work_poll(void *opaque)
+{
+    return vq_has_work(opaque);
+}
+
+static void poll_ready_cb(void *opaque)
+{
+    VirtQueue *vq = opaque;
+
+    vq_count(&vq->stats.polled);
+    vq_serve(vq);
+}
+
+static void poll_begin_cb(void *opaque)
+{
+    VirtQueue *vq = opaque;
+
+    vq->polling = true;
+    vq_disable_notifications(vq);
+}
+
+static void poll_end_cb(void *opaque)
+{
+    VirtQueue *vq = opaque;
+
+    vq->polling = false;
+    /* The loop asks work_poll() once more before it sleeps. */
+    bool again UNUSED = vq_enable_notifications(vq);
+}
+
+static const AioHandlerOps doorbell_ops = {
+    .read = doorbell_cb,
+    .poll = work_poll,
+    .poll_ready = poll_ready_cb,
+    .poll_begin = poll_begin_cb,
+    .poll_end = poll_end_cb,
+};
+
+void vq_notify_start(VirtQueue *vq)
+{
+    vq->self_kick = aio_bh_create(vq->ctx, self_kick_bh, vq);
+    aio_set_event_notifier(vq->ctx, &vq->doorbell, &doorbell_ops, vq);
+    /* The driver may have made chains available before anybody listened. */
+    aio_bh_schedule(vq->self_kick);
+}
+
+void vq_notify_stop(VirtQueue *vq)
+{
+    aio_set_event_notifier(vq->ctx, &vq->doorbell, NULL, NULL);
+    aio_bh_destroy(take_ptr(&vq->self_kick));
+    event_notifier_test_and_clear(&vq->doorbell);
+}
+
+void vq_interrupt(VirtQueue *vq)
+{
+    static const uint64_t one = 1;
+    int fd = atomic_load_explicit(&vq->interrupt.fd, memory_order_relaxed);
+
+    vq_count(&vq->stats.notifications);
+    if (fd < 0) {
+        vq->vdev->transport->notify_queue(vq->vdev->transport_opaque, vq->index);
+        return;
+    }
+    /* It can fail only when the counter is full: then the interrupt is pending already. */
+    ssize_t written UNUSED = write(fd, &one, sizeof(one));
+}

@@ -1,0 +1,316 @@
+/*
+ * virtqueue.c - a queue's life, its elements, and what all ring formats have in common
+ *
+ * Life of a queue:
+ *
+ *     stopped --vq_co_start()--> active --vq_break()--> broken
+ *        ^                         |                      |
+ *        +------ vq_co_stop() -----+----------------------+
+ *
+ * Life of an element:
+ *
+ *     free --vq_pop()--> popped --vq_push() or vq_detach()--> free
+ *
+ * Invariants:
+ *   (1) Ring and elements are touched by the home thread only while `started`; the main thread
+ *       prepares them before and frees them after, with a hop of the same coroutine in between.
+ *   (2) in_flight counts the popped elements; there are `size` elements in all.
+ *   (3) vq_co_stop() returns with in_flight 0, everything pushed published, and nothing of the
+ *       queue left in its home context: no handler, no bottom half, no deferred call.
+ *   (4) `active` is `started` and not `broken`: the one flag that pop and poll look at.
+ */
+#include "virtio/virtqueue-int.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+#include <sys/mman.h>
+
+#include "virtio/virtio-device.h"
+
+/* --- registers and memory --- */
+
+static void flush_cb(void *opaque)
+{
+    vq_flush(opaque);
+}
+
+int vq_init(VirtQueue *vq, VirtioDevice *vdev, unsigned index, uint16_t max_size, Error *err)
+{
+    memset(vq, 0, sizeof(*vq));
+    vq->vdev = vdev;
+    vq->ctx = aio_main();
+    vq->gm = vdev->gm;
+    vq->index = index;
+    vq->max_size = max_size;
+    vq->doorbell.fd = -1;
+    atomic_init(&vq->interrupt.fd, -1);
+    aio_defer_init(&vq->flush, flush_cb, vq);
+    vq_reset_config(vq);
+    int ret = event_notifier_open(&vq->doorbell, err);
+
+    vq->doorbell_owned = ret == 0;
+    return ret;
+}
+
+void vq_finish(VirtQueue *vq)
+{
+    assert(!vq->started);
+    if (vq->doorbell_owned) {
+        event_notifier_close(&vq->doorbell);
+    }
+}
+
+void vq_reset_config(VirtQueue *vq)
+{
+    assert(!vq->started);
+    vq->cfg_size = vq->max_size;
+    vq->cfg_enabled = false;
+    vq->cfg_desc_gpa = vq->cfg_avail_gpa = vq->cfg_used_gpa = 0;
+    vq->broken = false;
+    vq->broken_told = false;
+}
+
+static size_t iov_memory_bytes(const VirtQueue *vq)
+{
+    return (size_t)vq->size * VQ_ELEM_IOV_MAX * sizeof(struct iovec);
+}
+
+static void elems_destroy(VirtQueue *vq)
+{
+    free(vq->elem_memory);
+    free(vq->head_in_flight);
+    if (vq->iov_memory) {
+        munmap(vq->iov_memory, iov_memory_bytes(vq));
+    }
+    vq->elem_memory = NULL;
+    vq->head_in_flight = NULL;
+    vq->iov_memory = NULL;
+    vq->free_elems = NULL;
+}
+
+static int elems_create(VirtQueue *vq, size_t elem_bytes, Error *err)
+{
+    /* A mapping of its own: pages that no large request has touched cost nothing. */
+    void *iov_memory = mmap(NULL, iov_memory_bytes(vq), PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    assert(elem_bytes >= sizeof(VqElem));
+    vq->elem_bytes = ALIGN_UP(elem_bytes, CACHE_LINE_BYTES);
+    vq->iov_memory = iov_memory == MAP_FAILED ? NULL : iov_memory;
+    vq->elem_memory = aligned_alloc(CACHE_LINE_BYTES, vq->size * vq->elem_bytes);
+    vq->head_in_flight = calloc(vq->size, 1);
+    if (!vq->iov_memory || !vq->elem_memory || !vq->head_in_flight) {
+        elems_destroy(vq);
+        return error_set(err, -ENOMEM, "queue %u: out of memory for %u requests", vq->index,
+                         vq->size);
+    }
+    memset(vq->elem_memory, 0, vq->size * vq->elem_bytes);
+    for (unsigned i = vq->size; i-- > 0;) {
+        VqElem *elem = (VqElem *)((char *)vq->elem_memory + i * vq->elem_bytes);
+
+        elem->vq = vq;
+        elem->iov_large = vq->iov_memory + (size_t)i * VQ_ELEM_IOV_MAX;
+        elem->next_free = vq->free_elems;
+        vq->free_elems = elem;
+    }
+    return 0;
+}
+
+/* --- start and stop --- */
+
+co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err)
+{
+    int ret;
+
+    assert(!vq->started && vq->in_flight == 0);
+    if ((ret = vring_split_setup(vq, err)) < 0 || (ret = elems_create(vq, elem_bytes, err)) < 0) {
+        return ret;
+    }
+    vq->event_idx = vdev_has_feature(vq->vdev, VIRTIO_RING_F_EVENT_IDX);
+    vq->indirect = vdev_has_feature(vq->vdev, VIRTIO_RING_F_INDIRECT_DESC);
+    vq->notifications_on = true;
+    vq->polling = false;
+    vq->broken = false;
+    vq->broken_told = false;
+
+    aio_co_reschedule_self(vq->ctx);
+    vq->started = vq->active = true;
+    vq_notify_start(vq);
+    aio_co_reschedule_self(aio_main());
+    return 0;
+}
+
+co_fn void vq_co_stop(VirtQueue *vq)
+{
+    if (!vq->started) {
+        return;
+    }
+    aio_co_reschedule_self(vq->ctx);
+    vq_notify_stop(vq);
+    vq->active = false;
+    while (vq->in_flight > 0) {
+        vq->stop_waiter = co_self();
+        co_yield();
+    }
+    vq->stop_waiter = NULL;
+    vq_flush(vq);
+    aio_defer_flush(vq->ctx);
+    assert(!vq->flush.queued);
+    vq->started = false;
+    aio_co_reschedule_self(aio_main());
+    elems_destroy(vq);
+}
+
+void vq_break(VirtQueue *vq, const char *fmt, ...)
+{
+    va_list ap;
+
+    vq->active = false;
+    if (atomic_load_explicit(&vq->broken, memory_order_relaxed)) {
+        return;
+    }
+    va_start(ap, fmt);
+    vsnprintf(vq->broken_reason, sizeof(vq->broken_reason), fmt, ap);
+    va_end(ap);
+    /* release: pairs with the main thread, which tells the reason */
+    atomic_store_explicit(&vq->broken, true, memory_order_release);
+    vdev_needs_reset(vq->vdev);
+}
+
+/* --- elements --- */
+
+VqElem *vq_pop(VirtQueue *vq)
+{
+    VqElem *elem = vq->free_elems;
+
+    if (unlikely(!vq->active)) {
+        return NULL;
+    }
+    if (unlikely(!elem)) {
+        if (vring_split_has_work(vq)) {
+            vq_break(vq, "more chains made available than the queue holds");
+        }
+        return NULL;
+    }
+    if (vring_split_pop(vq, elem) <= 0) {
+        return NULL;
+    }
+    vq->free_elems = elem->next_free;
+    elem->in_use = true;
+    vq->in_flight++;
+    vq_count(&vq->stats.requests);
+    return elem;
+}
+
+static inline void elem_free(VirtQueue *vq, VqElem *elem)
+{
+    elem->in_use = false;
+    elem->next_free = vq->free_elems;
+    vq->free_elems = elem;
+    if (--vq->in_flight == 0 && unlikely(vq->stop_waiter)) {
+        aio_co_wake(vq->stop_waiter);
+    }
+}
+
+void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes)
+{
+    assert(elem->in_use);
+    vring_split_push(vq, elem->head, written_bytes);
+    if ((uint16_t)(vq->used_idx - vq->used_published) >= VQ_PUBLISH_MAX) {
+        vring_split_publish(vq);
+        vq_count(&vq->stats.batches);
+    }
+    if (!vq->flush.queued) {
+        aio_defer(vq->ctx, &vq->flush);
+    }
+    elem_free(vq, elem);
+}
+
+void vq_detach(VirtQueue *vq, VqElem *elem)
+{
+    assert(elem->in_use);
+    vring_split_forget(vq, elem->head);
+    elem_free(vq, elem);
+}
+
+void vq_publish(VirtQueue *vq)
+{
+    if (vq->used_idx != vq->used_published) {
+        vring_split_publish(vq);
+        vq_count(&vq->stats.batches);
+    }
+}
+
+void vq_flush(VirtQueue *vq)
+{
+    vq_publish(vq);
+    if (vq->used_published != vq->signalled_used && vring_split_wants_signal(vq)) {
+        vq_interrupt(vq);
+    }
+}
+
+bool vq_has_work(VirtQueue *vq)
+{
+    return vq->active && vring_split_has_work(vq);
+}
+
+bool vq_enable_notifications(VirtQueue *vq)
+{
+    if (!vq->active) {
+        return false;
+    }
+    if (!vq->notifications_on) {
+        vq->notifications_on = true;
+        vring_split_ask_kicks(vq, true);
+        /* pairs with the driver's barrier between avail->idx and its decision to kick */
+        vq_store_load_barrier();
+    }
+    return vring_split_has_work(vq);
+}
+
+void vq_disable_notifications(VirtQueue *vq)
+{
+    if (vq->active && vq->notifications_on) {
+        vq->notifications_on = false;
+        vring_split_ask_kicks(vq, false);
+    }
+}
+
+/* --- copies --- */
+
+static size_t iov_copy(const struct iovec *iov, unsigned nb_iov, size_t offset_bytes, void *to,
+                       const void *from, size_t len_bytes)
+{
+    size_t done = 0;
+
+    for (unsigned i = 0; i < nb_iov && done < len_bytes; i++) {
+        if (offset_bytes >= iov[i].iov_len) {
+            offset_bytes -= iov[i].iov_len;
+            continue;
+        }
+        size_t piece = MIN(iov[i].iov_len - offset_bytes, len_bytes - done);
+        char *guest = (char *)iov[i].iov_base + offset_bytes;
+
+        if (to) {
+            memcpy((char *)to + done, guest, piece);
+        } else {
+            memcpy(guest, (const char *)from + done, piece);
+        }
+        done += piece;
+        offset_bytes = 0;
+    }
+    return done;
+}
+
+size_t vq_elem_copy_out(const VqElem *elem, size_t offset_bytes, void *buf, size_t len_bytes)
+{
+    return iov_copy(elem->iov, elem->nb_out, offset_bytes, buf, NULL, len_bytes);
+}
+
+size_t vq_elem_copy_in(const VqElem *elem, size_t offset_bytes, const void *buf, size_t len_bytes)
+{
+    return iov_copy(elem->iov + elem->nb_out, elem->nb_in, offset_bytes, NULL, buf, len_bytes);
+}
