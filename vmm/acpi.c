@@ -2,7 +2,7 @@
  * acpi - the ACPI tables that tell the guest what machine this is
  *
  *     RSDP ─► XSDT ─┬► FADT ─┬► FACS
- *                   ├► MADT  └► DSDT: PCI0, CPUs, COM1, RTC, pvpanic, virtio-mmio, \_S5
+ *                   ├► MADT  └► DSDT (acpi-dsdt.c)
  *                   └► MCFG
  *
  * 1. The RSDP is the first thing in the area, where a kernel that is not told of it looks.
@@ -14,14 +14,12 @@
 #include "vmm/acpi.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "vmm/aml.h"
+#include "vmm/acpi-dsdt.h"
 #include "vmm/layout.h"
 
 #define TABLE_ALIGN 64u /* what the FACS needs, and good enough for all */
-#define BUS_BYTES   (1u << 20)
 #define MAX_BUSES   256u
 
 typedef struct PACKED AcpiHeader {
@@ -203,7 +201,7 @@ typedef struct AcpiArea {
     bool full;
 } AcpiArea;
 
-/* Room for a table, or for the rest of the area when @len_bytes is 0; NULL when there is none. */
+/* Room for a table; NULL when there is none. */
 static void *area_take(AcpiArea *area, size_t len_bytes)
 {
     size_t start = ALIGN_UP(area->used_bytes, (size_t)TABLE_ALIGN);
@@ -249,171 +247,24 @@ static void finish_table(void *table, const char *signature, uint8_t revision, s
     header->checksum = checksum(table, len_bytes);
 }
 
-/* --- DSDT --- */
-
-/* _HID is a string of ACPI's own name space, or an EISA id. */
-static void dsdt_begin_device(Aml *aml, const char *name, const char *hid, unsigned uid)
-{
-    aml_begin_device(aml, name);
-    aml_name(aml, "_HID");
-    if (strncmp(hid, "PNP", 3) == 0) {
-        aml_eisa_id(aml, hid);
-    } else {
-        aml_string(aml, hid);
-    }
-    aml_name(aml, "_UID");
-    aml_integer(aml, uid);
-}
-
-/* For every slot and pin a package {address, pin, no link device, GSI}. */
-static void dsdt_pci_routing(Aml *aml)
-{
-    aml_name(aml, "_PRT");
-    aml_begin_package(aml, LAYOUT_PCI_SLOTS * 4);
-    for (uint32_t slot = 0; slot < LAYOUT_PCI_SLOTS; slot++) {
-        for (uint32_t pin = 0; pin < 4; pin++) {
-            aml_begin_package(aml, 4);
-            aml_integer(aml, slot << 16 | 0xffff);
-            aml_integer(aml, pin);
-            aml_integer(aml, 0);
-            aml_integer(aml, layout_pci_gsi(slot, pin));
-            aml_end(aml);
-        }
-    }
-    aml_end(aml);
-}
-
-static void dsdt_pci_host(Aml *aml, const AcpiParams *params)
-{
-    dsdt_begin_device(aml, "PCI0", "PNP0A08", 0);
-    aml_name(aml, "_CID");
-    aml_eisa_id(aml, "PNP0A03");
-    aml_name(aml, "_SEG");
-    aml_integer(aml, 0);
-    aml_name(aml, "_BBN");
-    aml_integer(aml, 0);
-    aml_name(aml, "_CRS");
-    aml_begin_resources(aml);
-    aml_bus_window(aml, 0, (uint16_t)(params->ecam_bytes / BUS_BYTES));
-    aml_io(aml, LAYOUT_PCI_CF8_PORT, 8);
-    aml_io_window(aml, 0, LAYOUT_PCI_CF8_PORT);
-    aml_io_window(aml, LAYOUT_PCI_CF8_PORT + 8, UINT16_MAX - (LAYOUT_PCI_CF8_PORT + 8) + 1);
-    aml_memory32_window(aml, params->mmio32_gpa, params->mmio32_bytes);
-    if (params->mmio64_bytes) {
-        aml_memory64_window(aml, params->mmio64_gpa, params->mmio64_bytes);
-    }
-    aml_end(aml);
-    dsdt_pci_routing(aml);
-    aml_end(aml);
-}
-
-/* Memory that no driver claims but that is no PCI device's either: the ECAM. */
-static void dsdt_motherboard(Aml *aml, const AcpiParams *params)
-{
-    dsdt_begin_device(aml, "MBRD", "PNP0C02", 0);
-    aml_name(aml, "_CRS");
-    aml_begin_resources(aml);
-    aml_memory32_fixed(aml, params->ecam_gpa, params->ecam_bytes);
-    aml_end(aml);
-    aml_end(aml);
-}
-
-static void dsdt_cpus(Aml *aml, const AcpiParams *params)
-{
-    for (unsigned i = 0; i < params->nb_cpus; i++) {
-        char name[8];
-
-        snprintf(name, sizeof(name), "C%03X", i & 0xfff);
-        dsdt_begin_device(aml, name, "ACPI0007", i);
-        aml_end(aml);
-    }
-}
-
-/* The RTC has no interrupt: it tells the time, its alarm is not emulated. */
-static void dsdt_legacy_devices(Aml *aml)
-{
-    dsdt_begin_device(aml, "COM1", "PNP0501", 1);
-    aml_name(aml, "_CRS");
-    aml_begin_resources(aml);
-    aml_io(aml, LAYOUT_COM1_PORT, 8);
-    aml_irq(aml, LAYOUT_COM1_GSI);
-    aml_end(aml);
-    aml_end(aml);
-
-    dsdt_begin_device(aml, "RTC0", "PNP0B00", 0);
-    aml_name(aml, "_CRS");
-    aml_begin_resources(aml);
-    aml_io(aml, LAYOUT_RTC_PORT, 2);
-    aml_end(aml);
-    aml_end(aml);
-
-    dsdt_begin_device(aml, "PEVT", "QEMU0001", 0);
-    aml_name(aml, "_STA");
-    aml_integer(aml, 0x0f);
-    aml_name(aml, "_CRS");
-    aml_begin_resources(aml);
-    aml_io(aml, LAYOUT_PVPANIC_PORT, 1);
-    aml_end(aml);
-    aml_end(aml);
-}
-
-static void dsdt_virtio_mmio(Aml *aml, const AcpiParams *params)
-{
-    for (unsigned i = 0; i < params->nb_mmio_devices; i++) {
-        const AcpiMmioDevice *dev = &params->mmio_devices[i];
-        char name[8];
-
-        snprintf(name, sizeof(name), "VR%02X", i & 0xff);
-        dsdt_begin_device(aml, name, "LNRO0005", i);
-        aml_name(aml, "_CRS");
-        aml_begin_resources(aml);
-        aml_memory32_fixed(aml, dev->gpa, dev->window_bytes);
-        aml_interrupt_edge(aml, dev->gsi);
-        aml_end(aml);
-        aml_end(aml);
-    }
-}
-
-/* Soft-off is the one sleeping state: SLP_TYP for PM1a and PM1b. */
-static void dsdt_sleep_states(Aml *aml)
-{
-    aml_name(aml, "\\_S5_");
-    aml_begin_package(aml, 4);
-    aml_integer(aml, LAYOUT_S5_SLEEP_TYPE);
-    aml_integer(aml, LAYOUT_S5_SLEEP_TYPE);
-    aml_integer(aml, 0);
-    aml_integer(aml, 0);
-    aml_end(aml);
-}
-
 static const void *write_dsdt(AcpiArea *area, const AcpiParams *params)
 {
     AcpiHeader *header = area_take(area, sizeof(*header));
-    Aml aml;
+    size_t len_bytes;
 
     if (!header) {
         return NULL;
     }
-    aml_init(&aml, header + 1, area->capacity_bytes - area->used_bytes);
-    aml_begin_scope(&aml, "\\_SB_");
-    dsdt_pci_host(&aml, params);
-    dsdt_motherboard(&aml, params);
-    dsdt_cpus(&aml, params);
-    dsdt_legacy_devices(&aml);
-    dsdt_virtio_mmio(&aml, params);
-    aml_end(&aml);
-    dsdt_sleep_states(&aml);
-    if (aml_overflowed(&aml)) {
+    len_bytes = acpi_write_dsdt(params, header + 1, area->capacity_bytes - area->used_bytes);
+    if (len_bytes == 0) {
         area->full = true;
         return NULL;
     }
-    area->used_bytes += aml.len_bytes;
+    area->used_bytes += len_bytes;
     /* revision 2: integers have 64 bits */
-    finish_table(header, "DSDT", 2, sizeof(*header) + aml.len_bytes);
+    finish_table(header, "DSDT", 2, sizeof(*header) + len_bytes);
     return header;
 }
-
-/* --- tables of fixed form --- */
 
 static const void *write_facs(AcpiArea *area)
 {
@@ -525,7 +376,7 @@ static const void *write_mcfg(AcpiArea *area, const AcpiParams *params)
 
     if (mcfg) {
         mcfg->ecam_gpa = params->ecam_gpa;
-        mcfg->last_bus = (uint8_t)(params->ecam_bytes / BUS_BYTES - 1);
+        mcfg->last_bus = (uint8_t)(params->ecam_bytes / ACPI_BUS_BYTES - 1);
         finish_table(mcfg, "MCFG", 1, sizeof(*mcfg));
     }
     return mcfg;
@@ -581,8 +432,8 @@ static int check_params(const AcpiParams *params, Error *err)
         return error_set(err, -EINVAL, "ACPI: %u CPUs, 1 to %u are possible", params->nb_cpus,
                          ACPI_MAX_CPUS);
     }
-    if (params->ecam_bytes == 0 || params->ecam_bytes % BUS_BYTES ||
-        params->ecam_bytes / BUS_BYTES > MAX_BUSES ||
+    if (params->ecam_bytes == 0 || params->ecam_bytes % ACPI_BUS_BYTES ||
+        params->ecam_bytes / ACPI_BUS_BYTES > MAX_BUSES ||
         !checked_add(params->ecam_gpa, params->ecam_bytes - 1, &end32)) {
         return error_set(err, -EINVAL, "ACPI: ECAM of 0x%" PRIx32 " bytes at 0x%" PRIx32,
                          params->ecam_bytes, params->ecam_gpa);
