@@ -40,6 +40,18 @@ static unsigned nb_mappings(void)
     return nb;
 }
 
+/* Address space in use, whatever the number of mappings. */
+static unsigned nb_pages(void)
+{
+    FILE *file = fopen("/proc/self/statm", "re");
+    unsigned nb = 0;
+
+    ASSERT_NE(file, NULL);
+    ASSERT_EQ(fscanf(file, "%u", &nb), 1);
+    fclose(file);
+    return nb;
+}
+
 static unsigned max_map_count(void)
 {
     FILE *file = fopen("/proc/sys/vm/max_map_count", "re");
@@ -77,7 +89,7 @@ TEST(co_pool, a_hundred_thousand_in_turn_use_one_stack)
     for (unsigned i = 1; i < 100000; i++) {
         co_enter(co_create(count_entry, &count));
     }
-    EXPECT_EQ(nb_mappings(), mappings);
+    EXPECT_LE(nb_mappings(), mappings + 10); /* sanitizers map for themselves */
     EXPECT_EQ(count, 100000);
     co_stats(&stats);
     EXPECT_EQ(stats.created, 100000);
@@ -106,6 +118,9 @@ TEST(co_pool, drain_gives_all_mappings_back)
 {
     Coroutine *co[200];
 
+    if (HAVE_TSAN) {
+        TEST_SKIP("ThreadSanitizer keeps mappings of its own for fibers that are gone");
+    }
     co_enter(co_create(count_entry, &(unsigned){ 0 }));
     co_pool_drain();
 
@@ -189,7 +204,13 @@ TEST(co_pool, running_out_of_mappings_gives_null_and_no_harm)
     }
     EXPECT_LT(nb, max);
     EXPECT_GT(nb, max / 4);
-    EXPECT_EQ(co_create(yield_entry, NULL), NULL);
+
+    unsigned pages = nb_pages();
+
+    for (unsigned i = 0; i < 1000; i++) {
+        EXPECT_EQ(co_create(yield_entry, NULL), NULL);
+    }
+    EXPECT_LE(nb_pages(), pages + 1000); /* nothing is left behind */
     for (unsigned i = 0; i < nb; i++) {
         co_enter(co[i]);
     }

@@ -328,6 +328,7 @@ static co_fn void yield_then_entry(void *opaque)
     co_yield_then(enter_again, opaque);
     co_yield_then(enter_again, opaque);
     co_yield_then(enter_again, opaque);
+    co_yield(); /* no function is left over for this one */
 }
 
 TEST(co, yield_then_may_enter_the_coroutine_at_once)
@@ -335,6 +336,8 @@ TEST(co, yield_then_may_enter_the_coroutine_at_once)
     int count = 0;
     Coroutine *co = co_create(yield_then_entry, &count);
 
+    co_enter(co);
+    EXPECT_EQ(count, 3);
     co_enter(co);
     EXPECT_EQ(count, 3);
     co_enter(co);
@@ -466,32 +469,33 @@ TEST(co, yield_and_wake_abort_outside_of_a_coroutine)
 
 /* --- the guard --- */
 
-static NOINLINE int recurse(int depth)
+/* Recurse until the stack has grown below @limit. */
+static NOINLINE int recurse(uintptr_t limit)
 {
-    volatile char frame[1000];
+    volatile char frame[500];
 
-    frame[0] = (char)depth;
-    return depth == 0 ? 0 : recurse(depth - 1) + frame[0] - (char)depth;
+    frame[0] = 1;
+    return (uintptr_t)frame < limit ? 0 : recurse(limit) + frame[0];
 }
 
-static void overflow_entry(void *opaque)
+static void recurse_entry(void *opaque)
 {
-    recurse(*(int *)opaque);
+    const CoStack *stack = &co_self()->stack;
+
+    recurse((uintptr_t)stack->base + *(intptr_t *)opaque);
 }
 
 static void overflow(void *opaque)
 {
-    int depth = 1000000;
-
-    co_enter(co_create(overflow_entry, &depth));
+    co_enter(co_create(recurse_entry, opaque));
 }
 
 TEST(co, a_stack_overflow_hits_the_guard)
 {
-    int fits = 40;
+    intptr_t fits = 4096, overflows = -4096;
 
-    co_enter(co_create(overflow_entry, &fits));
-    EXPECT_DEATH(overflow, NULL, SIGSEGV, "");
+    overflow(&fits);
+    EXPECT_DEATH(overflow, &overflows, SIGSEGV, "");
     co_pool_drain();
 }
 
