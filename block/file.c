@@ -85,7 +85,7 @@ static int check_type(const char *path, mode_t mode, const char *what, Error *er
 static int open_failed(const char *path, bool read_only, int code, const char *what, Error *err)
 {
     if (!read_only && (code == -EACCES || code == -EROFS || code == -EPERM) &&
-        access(path, R_OK) == 0) {
+        faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0) {
         return error_set(err, code, "%s: cannot open '%s' for writing: %s; readonly=on would do",
                          what, path, error_strerror(code));
     }

@@ -165,6 +165,35 @@ static void check_transfer(const BlockNode *node, uint64_t offset_bytes, uint64_
 
 /* --- the driver --- */
 
+/* A disk may be read while it is written: single bytes are whole, nothing more is promised. */
+static void disk_read(const char *from, const struct iovec *iov, int niov)
+{
+    for (int i = 0; i < niov; i++) {
+        char *to = iov[i].iov_base;
+
+        for (size_t k = 0; k < iov[i].iov_len; k++) {
+            to[k] = __atomic_load_n(from++, __ATOMIC_RELAXED);
+        }
+    }
+}
+
+static void disk_write(char *to, IovCursor *cur, uint64_t len_bytes)
+{
+    for (uint64_t k = 0; k < len_bytes; k++) {
+        char byte;
+
+        iov_cursor_read(cur, &byte, 1);
+        __atomic_store_n(to + k, byte, __ATOMIC_RELAXED);
+    }
+}
+
+static void disk_fill(char *to, char byte, uint64_t len_bytes)
+{
+    for (uint64_t k = 0; k < len_bytes; k++) {
+        __atomic_store_n(to + k, byte, __ATOMIC_RELAXED);
+    }
+}
+
 static int mem_driver_open(BlockNode *node, Opts *opts, Error *err)
 {
     const MemConfig *config = opening_config;
@@ -196,14 +225,12 @@ static co_fn int mem_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t 
                                const struct iovec *iov, int niov, BlkFlags flags)
 {
     MemDisk *disk = disk_of(node);
-    IovCursor cur;
     int ret;
 
     check_transfer(node, offset_bytes, len_bytes, iov, niov);
     ret = op_begin(disk, MEM_READ, offset_bytes, len_bytes);
     if (ret == 0) {
-        iov_cursor_init(&cur, iov, niov);
-        iov_cursor_write(&cur, disk->data + offset_bytes, len_bytes);
+        disk_read(disk->data + offset_bytes, iov, niov);
         if (atomic_load(&disk->yield) == MEM_YIELD_TWICE) {
             yield_to_later_pass();
         }
@@ -227,11 +254,11 @@ static co_fn int mem_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t
     ret = op_begin(disk, MEM_WRITE, offset_bytes, len_bytes);
     if (ret == 0) {
         iov_cursor_init(&cur, iov, niov);
-        iov_cursor_read(&cur, disk->data + offset_bytes, len_bytes / 2);
+        disk_write(disk->data + offset_bytes, &cur, len_bytes / 2);
         if (atomic_load(&disk->yield) == MEM_YIELD_TWICE) {
             yield_to_later_pass();
         }
-        iov_cursor_read(&cur, disk->data + offset_bytes + len_bytes / 2, len_bytes - len_bytes / 2);
+        disk_write(disk->data + offset_bytes + len_bytes / 2, &cur, len_bytes - len_bytes / 2);
     }
     op_end(disk);
     return ret;
@@ -257,7 +284,7 @@ static co_fn int mem_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_
     check(disk, len_bytes <= l->max_discard_bytes);
     ret = op_begin(disk, MEM_DISCARD, offset_bytes, len_bytes);
     if (ret == 0) {
-        memset(disk->data + offset_bytes, 0xdd, len_bytes);
+        disk_fill(disk->data + offset_bytes, (char)0xdd, len_bytes);
     }
     op_end(disk);
     return ret;
@@ -283,7 +310,7 @@ static co_fn int mem_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, ui
     }
     ret = op_begin(disk, MEM_ZEROES, offset_bytes, len_bytes);
     if (ret == 0) {
-        memset(disk->data + offset_bytes, 0, len_bytes);
+        disk_fill(disk->data + offset_bytes, 0, len_bytes);
     }
     op_end(disk);
     return ret;

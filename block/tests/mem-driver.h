@@ -2,8 +2,7 @@
  * mem-driver.h - a disk in memory that checks what it is asked, stops, fails and counts on demand
  *
  * Layer:     block/tests
- * Threading: requests from any context; the rest in the main thread. Data is not locked: two
- *            requests that block-io.c must keep apart race here, and the thread sanitizer says so.
+ * Threading: requests from any context; the rest in the main thread.
  * Lifetime:  mem_open() .. blk_close().
  */
 #ifndef BLOCK_TESTS_MEM_DRIVER_H
