@@ -5,23 +5,14 @@
  * emulates one instruction at a time and knows only the plain ones.  So the
  * page tables and descriptors are data made by the assembler, not by code.
  *
- * 1. All of the first 512 GiB is mapped one to one, for CPL3 too: 2 MiB pages
- *    below 4 GiB (uncached from 3 GiB up, where the devices are) and 1 GiB
- *    uncached pages above, meant for BARs only.
+ * 1. The first 4 GiB are mapped one to one in 2 MiB pages, for CPL3 too, and
+ *    uncached from 3 GiB up, where the devices are.  What lies above may be
+ *    beyond any address that is its own: mem_map_device() maps it into the
+ *    empty page directory at DEVICE_WINDOW.
  * 2. Processor N has index N, the stack cpu_stacks[N] while at CPL0, and its
  *    own TSS at selector SEL_TSS + 16 * N.
  */
 #include "guest-tests/lib/layout.h"
-
-#define PTE_P      0x01
-#define PTE_W      0x02
-#define PTE_U      0x04
-#define PTE_PWT    0x08
-#define PTE_PCD    0x10
-#define PTE_LARGE  0x80
-#define PTE_TABLE  (PTE_P | PTE_W | PTE_U)
-#define PTE_RAM    (PTE_TABLE | PTE_LARGE)
-#define PTE_DEVICE (PTE_RAM | PTE_PWT | PTE_PCD)
 
 #define CR0_PE   0x00000001
 #define CR0_MP   0x00000002
@@ -172,10 +163,8 @@ pdpt:
     .quad   page_directories + i * 4096 + PTE_TABLE
     .set i, i + 1
     .endr
-    .rept 508
-    .quad   i * 0x40000000 + PTE_DEVICE
-    .set i, i + 1
-    .endr
+    .quad   device_directory + PTE_TABLE
+    .fill   507, 8, 0
 
 page_directories:
     .set i, 0
@@ -190,6 +179,9 @@ page_directories:
 
     .bss
     .balign 4096
+    .globl device_directory
+device_directory:
+    .skip   4096
 cpu_stacks:
     .skip   MAX_CPUS << CPU_STACK_SHIFT
 

@@ -19,6 +19,21 @@
 #define SEL_USER_CODE64   0x30
 #define SEL_TSS           0x40
 
+/* Bits of page table entries. */
+#define PTE_P      0x01
+#define PTE_W      0x02
+#define PTE_U      0x04
+#define PTE_PWT    0x08
+#define PTE_PCD    0x10
+#define PTE_LARGE  0x80
+#define PTE_TABLE  (PTE_P | PTE_W | PTE_U)
+#define PTE_RAM    (PTE_TABLE | PTE_LARGE)
+#define PTE_DEVICE (PTE_RAM | PTE_PWT | PTE_PCD)
+
+/* The virtual address that device_directory maps: 512 pages of 2 MiB. */
+#define DEVICE_WINDOW       0x100000000
+#define DEVICE_WINDOW_PAGES 512
+
 /* Conventional memory that the start-up IPI can name (page 8). */
 #define AP_TRAMPOLINE_GPA 0x8000
 

@@ -5,11 +5,16 @@
 
 #include "guest-tests/lib/boot.h"
 #include "guest-tests/lib/console.h"
+#include "guest-tests/lib/layout.h"
 #include "guest-tests/lib/str.h"
 
 /* Beyond the memory of any machine that these payloads are given. */
 #define HOLE_DISTANCE_BYTES (64ull << 30)
 #define FOUR_GIB            (4ull << 30)
+#define DEVICE_PAGE_BYTES   (2ull << 20)
+
+/* From boot.S: a page directory, and CPL3 may write to it. */
+extern volatile uint64_t device_directory[DEVICE_WINDOW_PAGES];
 
 static uint64_t mem_next_gpa;
 static uint64_t mem_end_gpa;
@@ -47,6 +52,28 @@ uint64_t mem_mark(void)
 void mem_release(uint64_t mark)
 {
     mem_next_gpa = mark;
+}
+
+/* An entry that was empty was never cached, so nothing needs flushing. */
+volatile void *mem_map_device(uint64_t gpa)
+{
+    uint64_t page_gpa = gpa & ~(DEVICE_PAGE_BYTES - 1);
+    unsigned i = 0;
+
+    if (gpa < FOUR_GIB) {
+        return (volatile void *)(uintptr_t)gpa;
+    }
+    while (i < DEVICE_WINDOW_PAGES && device_directory[i] &&
+           device_directory[i] != (page_gpa | PTE_DEVICE)) {
+        i++;
+    }
+    if (i == DEVICE_WINDOW_PAGES) {
+        con_printf("Bail out! too many devices to map\n");
+        con_reset_machine();
+    }
+    device_directory[i] = page_gpa | PTE_DEVICE;
+    return (volatile void *)(uintptr_t)(DEVICE_WINDOW + i * DEVICE_PAGE_BYTES +
+                                        (gpa - page_gpa));
 }
 
 uint64_t mem_hole_gpa(void)

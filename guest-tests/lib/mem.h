@@ -21,11 +21,18 @@ void *mem_alloc(size_t size_bytes, size_t align_bytes);
 uint64_t mem_mark(void);
 void mem_release(uint64_t mark);
 
-/* mem_gpa - the physical address of something (all is mapped one to one) */
+/* mem_gpa - the physical address of something in memory */
 static inline uint64_t mem_gpa(const volatile void *p)
 {
     return (uintptr_t)p;
 }
+
+/*
+ * mem_map_device - where to reach the registers at @gpa, up to 2 MiB of them
+ *
+ * Below 4 GiB that is @gpa itself.  A mapping is never undone.
+ */
+volatile void *mem_map_device(uint64_t gpa);
 
 /* mem_hole_gpa - a page-aligned address with neither RAM nor a device */
 uint64_t mem_hole_gpa(void);

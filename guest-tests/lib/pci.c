@@ -26,10 +26,10 @@
 #define BAR_TYPE_64       0x4
 #define BAR_FLAGS         0xf
 
-/* Where addresses are taken from: above every RAM and ECAM area in use, and
- * below the interrupt controllers. */
-#define WINDOW_START_GPA 0xe8000000ull
-#define WINDOW_END_GPA   0xfe000000ull
+/* Where addresses are taken from: what both penstock and QEMU's q35 leave to
+ * PCI between RAM, the configuration window and the interrupt controllers. */
+#define WINDOW_START_GPA 0xc8000000ull
+#define WINDOW_END_GPA   0xdc000000ull
 
 static uint64_t window_next_gpa = WINDOW_START_GPA;
 

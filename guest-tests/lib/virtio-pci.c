@@ -4,6 +4,7 @@
 #include "guest-tests/lib/virtio-pci.h"
 
 #include "guest-tests/lib/cpu.h"
+#include "guest-tests/lib/mem.h"
 #include "guest-tests/lib/tsc.h"
 
 #include <stddef.h>
@@ -36,7 +37,7 @@ static volatile uint8_t *map(PciFunction f, uint8_t bar, uint32_t offset)
 {
     uint64_t gpa = bar < PCI_NB_BARS ? pci_bar_gpa(f, bar) : 0;
 
-    return gpa ? (volatile uint8_t *)(uintptr_t)(gpa + offset) : NULL;
+    return gpa ? mem_map_device(gpa + offset) : NULL;
 }
 
 static void use_cap(VpciDevice *d, unsigned cap)
@@ -48,6 +49,7 @@ static void use_cap(VpciDevice *d, unsigned cap)
     switch (pci_read8(d->pci, cap + VIRTIO_PCI_CAP_TYPE)) {
     case VIRTIO_PCI_CAP_COMMON_CFG:
         d->common = at;
+        d->common_gpa = pci_bar_gpa(d->pci, bar) + offset;
         break;
     case VIRTIO_PCI_CAP_NOTIFY_CFG:
         d->notify = at;

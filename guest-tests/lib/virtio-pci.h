@@ -20,6 +20,7 @@
 
 typedef struct {
     PciFunction pci;
+    uint64_t common_gpa;
     volatile uint8_t *common;
     volatile uint8_t *notify;
     volatile uint8_t *isr;

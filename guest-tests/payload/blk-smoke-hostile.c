@@ -230,7 +230,7 @@ static void device_memory_is_no_buffer(void)
     offer_read(mem_gpa(&header), LAPIC_GPA, 512, mem_gpa(&status));
     CHECK(survives(EXPECT_REFUSAL));
     CHECK(begin(0));
-    offer_read(mem_gpa(&header), mem_gpa(smoke.disk.pci.common), 512,
+    offer_read(mem_gpa(&header), smoke.disk.pci.common_gpa, 512,
                mem_gpa(&status));
     CHECK(survives(EXPECT_REFUSAL));
 }
