@@ -79,6 +79,7 @@ TEST(aio_bh, cancelled_does_not_run_until_scheduled_again)
 }
 
 static char order[16];
+static char mark_a[] = "a", mark_b[] = "b", mark_c[] = "c", mark_n[] = "n";
 
 static void append_bh(void *opaque)
 {
@@ -89,9 +90,9 @@ TEST(aio_bh, run_in_the_order_in_which_they_were_scheduled)
 {
     AioContext *ctx = test_context(NULL);
 
-    aio_bh_schedule_oneshot(ctx, append_bh, "a");
-    aio_bh_schedule_oneshot(ctx, append_bh, "b");
-    aio_bh_schedule_oneshot(ctx, append_bh, "c");
+    aio_bh_schedule_oneshot(ctx, append_bh, mark_a);
+    aio_bh_schedule_oneshot(ctx, append_bh, mark_b);
+    aio_bh_schedule_oneshot(ctx, append_bh, mark_c);
     EXPECT_TRUE(aio_poll(ctx, false));
     EXPECT_STREQ(order, "abc");
     aio_context_destroy(ctx);
@@ -102,7 +103,7 @@ static void nesting_bh(void *opaque)
     AioContext *ctx = opaque;
 
     strcat(order, "[");
-    aio_bh_schedule_oneshot(ctx, append_bh, "n");
+    aio_bh_schedule_oneshot(ctx, append_bh, mark_n);
     EXPECT_TRUE(aio_poll(ctx, false));
     strcat(order, "]");
 }
@@ -111,9 +112,9 @@ TEST(aio_bh, inner_pass_runs_the_rest_of_the_outer_slice_first)
 {
     AioContext *ctx = test_context(NULL);
 
-    aio_bh_schedule_oneshot(ctx, append_bh, "a");
+    aio_bh_schedule_oneshot(ctx, append_bh, mark_a);
     aio_bh_schedule_oneshot(ctx, nesting_bh, ctx);
-    aio_bh_schedule_oneshot(ctx, append_bh, "b");
+    aio_bh_schedule_oneshot(ctx, append_bh, mark_b);
     EXPECT_TRUE(aio_poll(ctx, false));
     EXPECT_STREQ(order, "a[bn]");
     EXPECT_FALSE(aio_poll(ctx, false));
@@ -151,7 +152,7 @@ TEST(aio_bh, may_destroy_itself_and_others_that_are_scheduled)
 /* --- other threads --- */
 
 #define PRODUCERS 3
-#define ROUNDS    20000
+#define ROUNDS    5000
 
 typedef struct Shared {
     AioContext *ctx;

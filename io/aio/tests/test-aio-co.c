@@ -84,6 +84,8 @@ TEST(aio_co, scheduled_one_runs_in_the_next_pass)
     aio_context_destroy(ctx);
 }
 
+static char mark_a[] = "a", mark_b[] = "b", mark_c[] = "c";
+
 static void append_entry(void *opaque)
 {
     strcat(trace, opaque);
@@ -93,9 +95,9 @@ TEST(aio_co, scheduled_ones_run_in_order)
 {
     AioContext *ctx = test_context(NULL);
 
-    aio_co_schedule(ctx, co_create(append_entry, "a"));
-    aio_co_schedule(ctx, co_create(append_entry, "b"));
-    aio_co_schedule(ctx, co_create(append_entry, "c"));
+    aio_co_schedule(ctx, co_create(append_entry, mark_a));
+    aio_co_schedule(ctx, co_create(append_entry, mark_b));
+    aio_co_schedule(ctx, co_create(append_entry, mark_c));
     EXPECT_TRUE(aio_poll(ctx, true));
     EXPECT_STREQ(trace, "abc");
     aio_context_destroy(ctx);
@@ -110,7 +112,7 @@ static int schedule_twice(AioContext *ctx)
     if (pid == 0) {
         fclose(stderr);
         signal(SIGABRT, SIG_DFL);
-        Coroutine *co = co_create(append_entry, "x");
+        Coroutine *co = co_create(append_entry, mark_a);
 
         aio_co_schedule(ctx, co);
         aio_co_schedule(ctx, co);
@@ -365,7 +367,7 @@ TEST(aio_co, lock_is_granted_in_order_of_arrival)
 {
     AioContext *ctx = test_context(NULL);
     CoMutex mutex;
-    Holder holders[] = { { &mutex, "a" }, { &mutex, "b" }, { &mutex, "c" } };
+    Holder holders[] = { { &mutex, mark_a }, { &mutex, mark_b }, { &mutex, mark_c } };
 
     co_mutex_init(&mutex);
     for (unsigned i = 0; i < ARRAY_SIZE(holders); i++) {
