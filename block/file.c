@@ -34,6 +34,10 @@
 #include "io/aio/aio-file.h"
 #include "io/base/log.h"
 
+/* The image or its file system will not do, as against an option that is wrong (-EINVAL): callers
+ * tell the user's mistakes on the command line from what the host has. */
+#define FILE_UNFIT (-EMEDIUMTYPE)
+
 #define SECTOR_BYTES         512
 #define PAGE_BYTES           4096
 #define ALIGNMENT_BYTES_MAX  65536 /* BOUNCE_BYTES of block-io.c */
@@ -76,7 +80,7 @@ static int check_type(const char *path, mode_t mode, const char *what, Error *er
     const char *reason = unfit_type(mode);
 
     if (reason) {
-        return error_set(err, -EINVAL, "%s: '%s' %s; a regular file or a block device expected",
+        return error_set(err, FILE_UNFIT, "%s: '%s' %s; a regular file or a block device expected",
                          what, path, reason);
     }
     return 0;
@@ -105,7 +109,7 @@ static int give_up_direct(BlockNode *node, FileState *s, const char *reason, con
                           Error *err)
 {
     if (node->cache == BLK_CACHE_NONE) {
-        return error_set(err, -EINVAL, "%s: '%s': cache=none: %s; cache=writeback would do", what,
+        return error_set(err, FILE_UNFIT, "%s: '%s': cache=none: %s; cache=writeback would do", what,
                          node->name, reason);
     }
     log_info("block", "'%s': %s: using the page cache (cache=writeback)", node->name, reason);
@@ -164,11 +168,11 @@ static int measure(const BlockNode *node, FileState *s, struct stat *st, uint64_
                          node->name, error_strerror(errno));
     }
     if (bytes == 0) {
-        return error_set(err, -EINVAL, "%s: '%s' is empty; a disk has at least %d bytes", what,
+        return error_set(err, FILE_UNFIT, "%s: '%s' is empty; a disk has at least %d bytes", what,
                          node->name, SECTOR_BYTES);
     }
     if (bytes < SECTOR_BYTES) {
-        return error_set(err, -EINVAL, "%s: '%s' has %" PRIu64 " bytes; a disk has at least %d",
+        return error_set(err, FILE_UNFIT, "%s: '%s' has %" PRIu64 " bytes; a disk has at least %d",
                          what, node->name, bytes, SECTOR_BYTES);
     }
     *ret_bytes = bytes;

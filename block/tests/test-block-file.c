@@ -608,24 +608,24 @@ TEST(file, what_is_no_disk_is_refused_with_the_reason)
     place_init(&p);
     expect_refused(p.path, "", -ENOENT, "No such file");
     EXPECT_EQ(access(p.path, F_OK), -1); /* not created */
-    expect_refused(p.dir, "", -EINVAL, "is a directory");
-    expect_refused("/dev/null", "", -EINVAL, "is a character device");
+    expect_refused(p.dir, "", -EMEDIUMTYPE, "is a directory");
+    expect_refused("/dev/null", "", -EMEDIUMTYPE, "is a character device");
     expect_refused("/dev/null/x", "", -ENOTDIR, "Not a directory");
 
     ASSERT_EQ(mkfifo(p.path, 0600), 0);
-    expect_refused(p.path, "", -EINVAL, "is a FIFO"); /* at once, not when somebody opens it */
+    expect_refused(p.path, "", -EMEDIUMTYPE, "is a FIFO"); /* at once, not when somebody opens it */
     unlink(p.path);
     make_socket(p.path);
-    expect_refused(p.path, "", -EINVAL, "is a socket");
+    expect_refused(p.path, "", -EMEDIUMTYPE, "is a socket");
     unlink(p.path);
 
     make_file(p.path, 0, 0);
-    expect_refused(p.path, "", -EINVAL, "is empty");
+    expect_refused(p.path, "", -EMEDIUMTYPE, "is empty");
     make_file(p.path, 100, 'a');
-    expect_refused(p.path, "", -EINVAL, "has 100 bytes");
+    expect_refused(p.path, "", -EMEDIUMTYPE, "has 100 bytes");
     EXPECT_EQ(size_of(p.path), 100u);
     make_file(p.path, 511, 'a');
-    expect_refused(p.path, "readonly=on", -EINVAL, "has 511 bytes");
+    expect_refused(p.path, "readonly=on", -EMEDIUMTYPE, "has 511 bytes");
     make_file(p.path, 512, 'a');
     EXPECT_EQ(blk_close(must_open(p.path, "")), 0);
     unlink(p.path);
@@ -687,8 +687,8 @@ TEST(file, every_failure_to_open_closes_what_it_opened)
     place_init(&p);
     make_file(p.path, 100, 'a');
     before = dup(0);
-    expect_refused(p.path, "", -EINVAL, "has 100 bytes");
-    expect_refused(p.path, "cache=none", -EINVAL, "has 100 bytes");
+    expect_refused(p.path, "", -EMEDIUMTYPE, "has 100 bytes");
+    expect_refused(p.path, "cache=none", -EMEDIUMTYPE, "has 100 bytes");
     after = dup(0);
     EXPECT_EQ(after, before + 1);
     close(before);
@@ -707,7 +707,7 @@ TEST(file, without_o_direct_the_page_cache_is_taken_unless_none_was_asked_for)
         TEST_SKIP("no file without O_DIRECT at %s", path);
     }
     env_init(&env, 0);
-    expect_refused(path, "readonly=on,cache=none", -EINVAL, "cache=writeback would do");
+    expect_refused(path, "readonly=on,cache=none", -EMEDIUMTYPE, "cache=writeback would do");
     blk = must_open(path, "readonly=on");
     EXPECT_EQ(blk_node(blk)->cache, BLK_CACHE_WRITEBACK);
     EXPECT_EQ(blk_limits(blk)->request_alignment, 1u);
@@ -832,7 +832,7 @@ static void small_image_requests(const char *path)
 
     /* 9 sectors: the last block would have to be written past the end. */
     make_file(path, 9 * 512, 'a');
-    expect_refused(path, "cache=none", -EINVAL, "O_DIRECT needs multiples of 4096");
+    expect_refused(path, "cache=none", -EMEDIUMTYPE, "O_DIRECT needs multiples of 4096");
     blk = must_open(path, "");
     EXPECT_EQ(blk_node(blk)->cache, BLK_CACHE_WRITEBACK);
     memset(buf, 'b', sizeof(buf));
