@@ -173,7 +173,8 @@ bool vq_enable_notifications(VirtQueue *vq) NONNULL(1) WARN_UNUSED;
 void vq_disable_notifications(VirtQueue *vq) NONNULL(1);
 
 /* vq_break - the guest broke the rules; see above. Home. */
-void vq_break(VirtQueue *vq, const char *fmt, ...) PRINTF(2, 3) NONNULL(1);
+void vq_break(VirtQueue *vq, const char *fmt, ...) PRINTF(2, 3) NONNULL(1)
+    __attribute__((cold));
 
 /* vq_serve - have the device handle what is available, as a kick would. Home. */
 void vq_serve(VirtQueue *vq) NONNULL(1);

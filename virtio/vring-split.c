@@ -167,21 +167,21 @@ static void chain_use_large(SplitChain *chain, VqElem *elem)
 }
 
 /* A buffer in another region than the last one, in several, in none, or one piece too many. */
-static NOINLINE int chain_map(VirtQueue *vq, VqElem *elem, SplitChain *chain, const SplitDesc *d)
+static NOINLINE int chain_map(VirtQueue *vq, VqElem *elem, SplitChain *chain, Gpa gpa,
+                              uint32_t len)
 {
-    const GuestMemoryRegion *region = gm_find(vq->gm, d->addr);
+    const GuestMemoryRegion *region = gm_find(vq->gm, gpa);
     int nb;
 
     chain_use_large(chain, elem);
-    nb = gm_map(vq->gm, d->addr, d->len, chain->iov + chain->nb_iov,
-                chain->max_iov - chain->nb_iov);
+    nb = gm_map(vq->gm, gpa, len, chain->iov + chain->nb_iov, chain->max_iov - chain->nb_iov);
     if (nb == -E2BIG) {
         vq_break(vq, "a chain of more than %d pieces", VQ_ELEM_IOV_MAX);
         return -EPIPE;
     }
     if (nb < 0) {
-        vq_break(vq, "a buffer of %u bytes at 0x%" PRIx64 " is not guest memory", d->len,
-                 d->addr.addr);
+        vq_break(vq, "a buffer of %u bytes at 0x%" PRIx64 " is not guest memory", len,
+                 gpa.addr);
         return -EPIPE;
     }
     vq->region = region;
@@ -189,7 +189,9 @@ static NOINLINE int chain_map(VirtQueue *vq, VqElem *elem, SplitChain *chain, co
     return 0;
 }
 
-static inline int chain_add(VirtQueue *vq, VqElem *elem, SplitChain *chain, const SplitDesc *d)
+/* Inlined, so that the chain stays in registers: only the copy has an address. */
+static ALWAYS_INLINE int chain_add(VirtQueue *vq, VqElem *elem, SplitChain *chain,
+                                   const SplitDesc *d)
 {
     if (unlikely(d->len == 0)) {
         vq_break(vq, "a buffer of no length");
@@ -210,14 +212,18 @@ static inline int chain_add(VirtQueue *vq, VqElem *elem, SplitChain *chain, cons
     void *hva = gm_region_translate(vq->region, d->addr, d->len);
 
     if (unlikely(!hva || chain->nb_iov == chain->max_iov)) {
-        return chain_map(vq, elem, chain, d);
+        SplitChain copy = *chain;
+        int ret = chain_map(vq, elem, &copy, d->addr, d->len);
+
+        *chain = copy;
+        return ret;
     }
     chain->iov[chain->nb_iov++] = (struct iovec){ .iov_base = hva, .iov_len = d->len };
     return 0;
 }
 
 /* @d leads to an indirect table (2.7.5.3); its WRITE flag is ignored. */
-static inline int table_enter(VirtQueue *vq, SplitTable *table, const SplitDesc *d)
+static ALWAYS_INLINE int table_enter(VirtQueue *vq, SplitTable *table, const SplitDesc *d)
 {
     uint64_t last;
 
@@ -243,7 +249,8 @@ static inline int table_enter(VirtQueue *vq, SplitTable *table, const SplitDesc 
     return 0;
 }
 
-static inline int table_get(VirtQueue *vq, const SplitTable *table, unsigned i, SplitDesc *ret_desc)
+static ALWAYS_INLINE int table_get(VirtQueue *vq, const SplitTable *table, unsigned i,
+                                   SplitDesc *ret_desc)
 {
     const struct vring_desc *desc;
 
@@ -265,7 +272,7 @@ static inline int table_get(VirtQueue *vq, const SplitTable *table, unsigned i, 
     return 0;
 }
 
-static int chain_walk(VirtQueue *vq, VqElem *elem, SplitChain *chain, unsigned i)
+static ALWAYS_INLINE int chain_walk(VirtQueue *vq, VqElem *elem, SplitChain *chain, unsigned i)
 {
     SplitTable table = { .desc = vq->desc, .nb_desc = vq->size };
     unsigned left = vq->size;
