@@ -144,6 +144,7 @@ void virtio_pci_irq_notify_config(void *opaque)
 
     pthread_mutex_lock(&vpci->irq_lock);
     if (msix_enabled(&vpci->msix)) {
+        vpci->isr |= ISR_CONFIG; /* with MSI-X, too, and before the notification (4.1.4.5.1) */
         msix_signal(&vpci->msix, vpci->config_vector);
     } else {
         raise_intx(vpci, ISR_CONFIG);
