@@ -109,8 +109,8 @@ static int give_up_direct(BlockNode *node, FileState *s, const char *reason, con
                           Error *err)
 {
     if (node->cache == BLK_CACHE_NONE) {
-        return error_set(err, FILE_UNFIT, "%s: '%s': cache=none: %s; cache=writeback would do", what,
-                         node->name, reason);
+        return error_set(err, FILE_UNFIT, "%s: '%s': cache=none: %s; cache=writeback would do",
+                         what, node->name, reason);
     }
     log_info("block", "'%s': %s: using the page cache (cache=writeback)", node->name, reason);
     s->direct = false;
