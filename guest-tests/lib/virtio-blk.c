@@ -82,8 +82,9 @@ const char *vblk_start(VblkDevice *d, const VblkSetup *setup)
         return "the device has fewer queues";
     }
     d->nb_queues = setup->nb_queues;
-    if (setup->interrupts &&
-        !vpci_enable_interrupts(&d->pci, setup->nb_queues)) {
+    if (!setup->interrupts) {
+        vpci_disable_interrupts(&d->pci);
+    } else if (!vpci_enable_interrupts(&d->pci, setup->nb_queues)) {
         return "no MSI-X vector for every queue";
     }
     for (uint16_t i = 0; i < setup->nb_queues; i++) {

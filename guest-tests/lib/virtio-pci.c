@@ -195,6 +195,17 @@ bool vpci_enable_interrupts(VpciDevice *d, uint16_t nb_queues)
     return true;
 }
 
+void vpci_disable_interrupts(VpciDevice *d)
+{
+    unsigned cap = pci_find_cap(d->pci, PCI_CAP_MSIX, 0);
+
+    if (cap) {
+        pci_write16(d->pci, cap + MSIX_CONTROL,
+                    pci_read16(d->pci, cap + MSIX_CONTROL) &
+                        (uint16_t)~MSIX_CONTROL_ENABLE);
+    }
+}
+
 uint8_t vpci_config8(VpciDevice *d, uint32_t offset)
 {
     return mmio_read8(d->config + offset);

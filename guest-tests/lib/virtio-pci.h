@@ -67,6 +67,9 @@ volatile void *vpci_setup_queue(VpciDevice *d, uint16_t index, uint16_t size,
  */
 bool vpci_enable_interrupts(VpciDevice *d, uint16_t nb_queues);
 
+/* vpci_disable_interrupts - switch MSI-X off; the ISR byte tells instead */
+void vpci_disable_interrupts(VpciDevice *d);
+
 uint8_t vpci_config8(VpciDevice *d, uint32_t offset);
 uint16_t vpci_config16(VpciDevice *d, uint32_t offset);
 uint32_t vpci_config32(VpciDevice *d, uint32_t offset);

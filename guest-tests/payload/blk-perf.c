@@ -38,6 +38,7 @@
 #define MAX_BS_BYTES    (1u << 20)
 #define PAGE_BYTES      4096
 #define STUCK_MS        20000
+#define KICK_WAIT_MS    100
 #define SEED            0x9e3779b97f4a7c15ull
 
 typedef struct {
@@ -221,6 +222,26 @@ static void __attribute__((noreturn)) bail_out(const char *why)
     con_reset_machine();
 }
 
+/* What the rings look like when nothing moves, and whether a kick helps. */
+static void print_stuck_queues(void)
+{
+    for (uint16_t i = 0; i < disk.nb_queues; i++) {
+        Vring *r = &disk.queues[i].ring;
+
+        con_printf("# queue %u: available %u, used %u, taken %u, "
+                   "avail_event %u, used flags %u, status %02x\n",
+                   i, r->avail->idx, r->used->idx, r->used_next,
+                   vring_avail_event(r), r->used->flags,
+                   vpci_get_status(&disk.pci));
+        if (r->avail->idx != r->used->idx) {
+            vring_kick(r);
+            tsc_wait_ms(KICK_WAIT_MS);
+            con_printf("# queue %u: after one more kick used %u\n", i,
+                       r->used->idx);
+        }
+    }
+}
+
 static void print_result(const Job *job, uint32_t nb_cpus, uint64_t depth)
 {
     uint64_t requests = 0, batches = 0, kicks = 0, errors = 0, cycles = 0;
@@ -265,6 +286,7 @@ static void run_depth(const Job *job, uint32_t nb_cpus, uint64_t depth)
             cpu_pause();
         }
         if (workers[i].stuck) {
+            print_stuck_queues();
             bail_out("no request completes any more");
         }
     }
