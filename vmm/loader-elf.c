@@ -255,8 +255,6 @@ static int parse_notes(ElfKernel *elf, unsigned index, const uint8_t *notes, siz
 
 static int read_notes(ElfKernel *elf, Error *err)
 {
-    AUTO_FREE uint8_t *notes = NULL;
-
     for (unsigned i = 0; i < elf->ehdr.e_phnum && !elf->has_pvh_entry; i++) {
         const Elf64_Phdr *phdr = &elf->phdr[i];
 
@@ -272,7 +270,9 @@ static int read_notes(ElfKernel *elf, Error *err)
         if (r < 0) {
             return r;
         }
-        if (!notes && !(notes = malloc(LOADER_MAX_NOTE_BYTES))) {
+        AUTO_FREE uint8_t *notes = malloc(MAX(phdr->p_filesz, 1));
+
+        if (!notes) {
             return error_set(err, -ENOMEM, "%s: no memory to read its notes", elf->file->label);
         }
         r = loader_read(elf->file, phdr->p_offset, notes, phdr->p_filesz, err);
