@@ -56,7 +56,8 @@ static void needs_reset_bh(void *opaque)
     uint8_t both = VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_DRIVER_OK;
 
     tell_reasons(vdev);
-    if ((vdev_status(vdev) & both) == both) {
+    if ((vdev_status(vdev) & both) == both && !vdev->needs_reset_told) {
+        vdev->needs_reset_told = true;
         vdev_config_changed(vdev);
     }
 }
@@ -300,6 +301,7 @@ static co_fn void device_reset(VirtioDevice *vdev)
         vdev->ops->reset(vdev);
     }
     vdev->driver_features = 0;
+    vdev->needs_reset_told = false;
     atomic_store(&vdev->status, 0);
 }
 

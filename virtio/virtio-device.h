@@ -79,6 +79,7 @@ struct VirtioDevice {
     bool running;             /* DRIVER_OK: enabled queues are started */
     LogLimit log_limit;
     AioBh *needs_reset_bh;    /* main: tells the driver and the log */
+    bool needs_reset_told;    /* main: the driver has been interrupted for it */
 
     unsigned nb_queues;
     VirtQueue *queues;        /* nb_queues */
