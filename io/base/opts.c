@@ -1,10 +1,10 @@
 /*
  * opts.c - splitting and reading `key=value` lists
  *
- * An item of the list ends at a comma that is not doubled. The item is unescaped as a whole and then
- * cut at its first '='. What stands before that must be a key: a letter, then letters, digits, '-'
- * and '_'. The first item is a bare value when that is not so, which is the case for a path, for a
- * URI (its ':' is no character of a key) and for a path with '=' in a directory's name.
+ * An item of the list ends at a comma that is not doubled. The item is unescaped as a whole and
+ * then cut at its first '='. What stands before that must be a key: a letter, then letters, digits,
+ * '-' and '_'. The first item is a bare value when that is not so, which is the case for a path,
+ * for a URI (its ':' is no character of a key) and for a path with '=' in a directory's name.
  */
 #include "io/base/opts.h"
 
@@ -257,8 +257,9 @@ int opts_parse_size(const char *what, const char *text, uint64_t min, uint64_t m
     int shift = ret < 0 ? 0 : suffix_shift(*end);
 
     if (ret == -EINVAL || shift < 0 || (ret == 0 && *end && end[1])) {
-        return error_set(err, -EINVAL, "%s: '%s' is not a size; a number with K, M, G or T expected",
-                         what, text);
+        return error_set(err, -EINVAL,
+                         "%s: '%s' is not a size; a number with K, M, G or T expected", what,
+                         text);
     }
     if (ret < 0 || !checked_mul(bytes, UINT64_C(1) << shift, &bytes) || bytes < min ||
         bytes > max) {

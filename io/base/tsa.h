@@ -1,10 +1,11 @@
 /*
- * tsa.h - clang thread-safety annotations, with "in a coroutine" and "main thread" as capabilities
+ * tsa.h - clang thread-safety annotations, with "in a coroutine" as a capability
  *
  * Layer:     io/base
- * gcc ignores all of it. clang -Wthread-safety then reports plain code that calls a co_fn and data
- * path code that calls a main_fn. A coroutine's entry function and the few places that know better
- * say so with assert_in_coroutine() or assert_main_thread(), which also check at run time.
+ * gcc ignores all of it. clang -Wthread-safety reports plain code that calls a co_fn and a co_fn
+ * that calls a no_co_fn. The entry function of a coroutine is a co_fn itself; the few functions
+ * that are called both ways say assert_in_coroutine() (io/co/coroutine.h), which also checks at
+ * run time.
  */
 #ifndef IO_BASE_TSA_H
 #define IO_BASE_TSA_H

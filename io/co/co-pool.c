@@ -4,8 +4,8 @@
  * Invariants:
  *  1. nb_pooled <= nb_reserved in every pool, and the sum of nb_reserved over all pools is
  *     nb_reserved_total <= nb_max().
- *  2. nb_max() is a quarter of vm.max_map_count. A stack takes two mappings, so that pools can never
- *     take more than half of what the process may have, however many threads there are.
+ *  2. nb_max() is a quarter of vm.max_map_count. A stack takes two mappings, so that pools can
+ *     never take more than half of what the process may have, however many threads there are.
  * A pool reserves in steps, so that the shared count is no part of creating or ending a coroutine.
  */
 #include "io/co/co-pool.h"

@@ -11,8 +11,6 @@
 
 #include "io/co/coroutine-int.h"
 
-#define CO_POOL_LIMIT_DEFAULT 1024
-
 typedef struct CoPool {
     Coroutine *first; /* the one that ended last: its stack is still in the cache */
     unsigned nb_pooled;

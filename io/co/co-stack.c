@@ -6,10 +6,11 @@
  *
  * Each stack takes two mappings of the process (vm.max_map_count limits them) and, in memory, only
  * the pages that were touched. The guard is larger than a page because a function whose frame is
- * larger than the guard could step over it without touching it. Code built with a sanitizer has
- * larger frames and gets larger stacks.
+ * larger than the guard could step over it without touching it.
  */
 #include "io/co/co-stack.h"
+
+#include "io/co/coroutine.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -23,12 +24,6 @@
 
 #define GUARD_BYTES 16384 /* a multiple of any page size up to 16 KiB; rounded up beyond */
 
-#if HAVE_ASAN || HAVE_TSAN
-#define STACK_BYTES (256 * 1024)
-#else
-#define STACK_BYTES (64 * 1024)
-#endif
-
 /* The first thing that co_switch() finds on a new stack; in co-switch-*.S. */
 void co_switch_first(void);
 
@@ -39,7 +34,7 @@ static size_t guard_bytes(void)
 
 int co_stack_map(CoStack *ret_stack)
 {
-    size_t map_bytes = guard_bytes() + STACK_BYTES;
+    size_t map_bytes = guard_bytes() + CO_STACK_BYTES;
     char *map = mmap(NULL, map_bytes, PROT_NONE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
 
@@ -49,15 +44,15 @@ int co_stack_map(CoStack *ret_stack)
 
     char *base = map + guard_bytes();
 
-    if (mprotect(base, STACK_BYTES, PROT_READ | PROT_WRITE) < 0) {
+    if (mprotect(base, CO_STACK_BYTES, PROT_READ | PROT_WRITE) < 0) {
         int ret = -errno;
 
         munmap(map, map_bytes);
         return ret;
     }
-    *ret_stack = (CoStack){ .base = base, .size_bytes = STACK_BYTES };
+    *ret_stack = (CoStack){ .base = base, .size_bytes = CO_STACK_BYTES };
 #if HAVE_VALGRIND
-    ret_stack->valgrind_id = VALGRIND_STACK_REGISTER(base, base + STACK_BYTES);
+    ret_stack->valgrind_id = VALGRIND_STACK_REGISTER(base, base + CO_STACK_BYTES);
 #endif
     return 0;
 }

@@ -33,7 +33,7 @@ typedef enum CoState {
     CO_ENDED,
 } CoState;
 
-/* Runs after the coroutine has left its stack; it may be running elsewhere as soon as this says. */
+/* Runs once the coroutine has left its stack, and decides who continues it, and where. */
 typedef void CoAfterYield(Coroutine *co, void *opaque);
 
 struct Coroutine {
@@ -45,7 +45,7 @@ struct Coroutine {
      * that the coroutine left behind.
      */
     _Atomic int state;
-    /* Who scheduled it, NULL = nobody. Set by co_mark_scheduled(), reset by co_clear_scheduled(). */
+    /* Who scheduled it, or NULL. Set by co_mark_scheduled(), reset by co_clear_scheduled(). */
     _Atomic(const char *) scheduled_by;
     CoroutineEntry *entry;
     void *opaque;

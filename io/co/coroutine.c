@@ -16,14 +16,14 @@
  */
 #include "io/co/coroutine.h"
 
-#include <dlfcn.h>
-#include <stdio.h>
-#include <string.h>
-
 #include "io/base/log.h"
 #include "io/base/thread.h"
 #include "io/co/co-pool.h"
 #include "io/co/coroutine-int.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
 
 typedef struct CoThread {
     Coroutine *current;

@@ -6,17 +6,28 @@
  *            the one it stopped in. Never keep errno or the address of a thread-local variable
  *            across co_yield(). Creating and ending use pools of the current thread, no lock.
  * Lifetime:  co_create() gives a coroutine that has not run; it is freed (returned to the pool of
- *            the thread in which it ends) when its entry function returns. Every coroutine that
- *            was entered must be allowed to end.
+ *            the thread in which it ends) when its entry function returns. So every coroutine
+ *            has to be entered, and to be allowed to end.
  *
  * States and who performs each change:
  *
- *     CREATED --co_enter--> RUNNING --co_yield--> YIELDED --co_enter--> RUNNING --return--> ended
- *                                                    |                     ^
- *                                                    +--aio_co_schedule--> SCHEDULED --its context--+
+ *     CREATED --co_enter--> RUNNING --return--> ended
+ *                            |   ^
+ *                     co_yield   co_enter, or by way of SCHEDULED:
+ *                            v   |     aio_co_schedule --> SCHEDULED --> entered by its context
+ *                           YIELDED
  *
  * Entering a coroutine that is RUNNING or SCHEDULED is a bug of the caller and aborts with a line
- * that says which coroutine (its entry's address), its state and who scheduled it.
+ * that says which coroutine (its entry's address), its state and who scheduled it. SCHEDULED is a
+ * mark beside the state: a coroutine can also be scheduled while it is still RUNNING, on its way to
+ * co_yield(). coroutine-int.h, for io/aio, says what makes that safe.
+ *
+ * A coroutine has registers and floating point modes of its own (it starts with the default modes;
+ * its entry function leaves them, like any function, as it found them), and CO_STACK_BYTES of stack
+ * with a guard below, so that an overflow is a SIGSEGV: no large arrays, no deep recursion.
+ *
+ * Annotations: an entry function that yields is a co_fn; passing one to co_create() is how plain
+ * code gets it called. tests/co-fn-analysis.c shows what the compiler accepts.
  */
 #ifndef IO_CO_COROUTINE_H
 #define IO_CO_COROUTINE_H
@@ -29,6 +40,13 @@ struct AioContext;
 
 typedef void CoroutineEntry(void *opaque);
 
+/* Code built with a sanitizer has larger frames. */
+#if HAVE_ASAN || HAVE_TSAN
+#define CO_STACK_BYTES (256 * 1024)
+#else
+#define CO_STACK_BYTES (64 * 1024)
+#endif
+
 /*
  * co_create - take a coroutine from the current thread's pool, or map a new stack
  * Returns NULL only when no stack could be mapped (-ENOMEM in effect: memory or vm.max_map_count).
@@ -38,11 +56,17 @@ Coroutine *co_create(CoroutineEntry *entry, void *opaque) NONNULL(1) WARN_UNUSED
 
 /*
  * co_enter - run @co until it yields or ends
+ * Coroutines that were woken meanwhile run next, before this returns, unless this is nested: then
+ * they run when the outermost co_enter() of the thread has control again.
  * Context: a thread without a coroutine, or inside another coroutine (nested).
  */
 void co_enter(Coroutine *co) NONNULL(1);
 
-/* co_yield - stop here and continue whoever entered. Context: coroutine. */
+/*
+ * co_yield - stop here and continue whoever entered
+ * May return in another thread. Callers that wait for something look again whether it is so.
+ * Context: coroutine.
+ */
 co_fn void co_yield(void);
 
 /* co_self - the running coroutine, NULL outside. Context: any thread; re-read after a yield. */
@@ -66,9 +90,13 @@ struct AioContext *co_home(const Coroutine *co) NONNULL(1);
 void co_set_home(Coroutine *co, struct AioContext *ctx) NONNULL(1);
 
 /*
- * Pool of the current thread. A pool keeps at most its limit of ended coroutines; the sum over all
- * threads is bounded by a quarter of vm.max_map_count because each stack takes two mappings.
+ * Pool of the current thread. A pool keeps at most its limit of ended coroutines (at first
+ * CO_POOL_LIMIT_DEFAULT); the sum over all threads is bounded by a quarter of vm.max_map_count
+ * because each stack takes two mappings. Creating from the pool and ending into it makes no system
+ * call and allocates nothing.
  */
+#define CO_POOL_LIMIT_DEFAULT 1024
+
 void co_pool_set_limit(unsigned nb_coroutines);
 /* co_pool_drain - free the current thread's pool; called when a thread that used coroutines ends */
 void co_pool_drain(void);

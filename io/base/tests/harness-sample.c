@@ -1,10 +1,10 @@
 /*
  * harness-sample - tests that end in every way there is; run by test-harness, not by itself
  */
+#include "io/base/test.h"
+
 #include <pthread.h>
 #include <unistd.h>
-
-#include "io/base/test.h"
 
 TEST(sample, passes)
 {

@@ -3,9 +3,9 @@
  *
  * Runs harness-sample, whose path is in the environment, and reads what it prints.
  */
-#include <sys/wait.h>
-
 #include "io/base/test.h"
+
+#include <sys/wait.h>
 
 typedef struct Output {
     char text[4096];   /* standard output */

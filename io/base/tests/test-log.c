@@ -1,11 +1,11 @@
 /*
  * test-log - levels, form of a line, limits
  */
-#include <fcntl.h>
-#include <pthread.h>
-
 #include "io/base/log.h"
 #include "io/base/test.h"
+
+#include <fcntl.h>
+#include <pthread.h>
 
 static int saved_stderr;
 

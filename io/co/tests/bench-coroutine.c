@@ -4,13 +4,13 @@
  * Prints the median of several rounds of each, interleaved, in nanoseconds. Tells the compiler's
  * numbers from the machine's noise by showing the fastest round as well.
  */
+#include "io/base/compiler.h"
+#include "io/co/coroutine.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <time.h>
 #include <ucontext.h>
-
-#include "io/base/compiler.h"
-#include "io/co/coroutine.h"
 
 #define ROUNDS          15
 #define ITERATIONS      200000

@@ -1,11 +1,11 @@
 /*
  * test-co-pool - reuse, limits, and running out of mappings
  */
-#include <pthread.h>
-#include <stdio.h>
-
 #include "io/base/test.h"
 #include "io/co/coroutine.h"
+
+#include <pthread.h>
+#include <stdio.h>
 
 static void count_entry(void *opaque)
 {

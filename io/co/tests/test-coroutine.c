@@ -1,12 +1,12 @@
 /*
  * test-coroutine - entering, yielding, ending, waking, and what is refused
  */
+#include "io/base/test.h"
+#include "io/co/coroutine-int.h"
+
 #include <fenv.h>
 #include <pthread.h>
 #include <stdatomic.h>
-
-#include "io/base/test.h"
-#include "io/co/coroutine-int.h"
 
 /* --- order --- */
 
