@@ -23,6 +23,8 @@ typedef struct BlockBackend BlockBackend;
  * blk_open - open the node that @opts describes
  * @id  name for messages and statistics; copied
  * Keys that neither the block layer nor the driver knows are left in @opts for the caller.
+ * Errors: -EINVAL the options are wrong; -EMEDIUMTYPE the image cannot be a disk, or not in the way
+ *         that was asked for; -ENOENT, -EACCES ... it cannot be opened; -ENOMEM
  * Context: main.
  */
 BlockBackend *blk_open(const char *id, Opts *opts, Error *err) NONNULL(1, 2) WARN_UNUSED;

@@ -251,7 +251,7 @@ static int probe_alignment(BlockNode *node, FileState *s, uint64_t length_bytes,
     if (s->is_device) {
         /* Through the page cache, too: discard and write-zeroes take whole blocks only. */
         if (!alignment_by_device(s->fd, &a) || !alignment_usable(&a)) {
-            return error_set(err, -EINVAL, "%s: '%s': cannot get the device's block size", what,
+            return error_set(err, FILE_UNFIT, "%s: '%s': cannot get the device's block size", what,
                              node->name);
         }
         ret_a->offset_bytes = a.offset_bytes;
