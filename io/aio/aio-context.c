@@ -359,8 +359,13 @@ bool aio_poll(AioContext *ctx, bool blocking)
             start_ns = aio_now_ns();
         }
         progress |= pass_sleep(ctx, start_ns);
-    } else if (uring_has_queued(ctx, !blocking) || uring_wants_enter(ctx)) {
-        uring_enter(ctx, false, !blocking, 0);
+    } else {
+        /* While no probe is asked, a handler that always has work must not keep others waiting. */
+        bool arm_polled = !blocking || !ctx->poll.open;
+
+        if (uring_has_queued(ctx, arm_polled) || uring_wants_enter(ctx)) {
+            uring_enter(ctx, false, arm_polled, 0);
+        }
     }
     progress |= uring_reap(ctx);
     if (ctx->nb_timers) {

@@ -66,6 +66,7 @@ typedef struct AioUring {
     struct io_uring ring;
     int enter_fd;         /* descriptor for io_uring_enter, or index of the registered one */
     unsigned enter_flags; /* IORING_ENTER_REGISTERED_RING when it is an index */
+    unsigned stale_flags; /* IORING_SQ_TASKRUN if the last io_uring_enter left it set */
     bool enabled;
     bool wake_armed;     /* the read of the eventfd is in the kernel */
     uint64_t wake_count; /* where that read puts its eight bytes */

@@ -4,7 +4,10 @@
  * All that a pass has to tell the kernel goes into the submission queue and out with one
  * io_uring_enter, which also sleeps when there is nothing else to do. With DEFER_TASKRUN the kernel
  * completes requests only when this thread enters it; it raises IORING_SQ_TASKRUN in the flag word
- * when it wants to be entered, so that a polling loop need not ask.
+ * when it wants to be entered, so that a polling loop need not ask. The kernel queues its work first
+ * and raises the flag second; when we have done the work in between, the flag stays up with nothing
+ * behind it until more work comes. So a flag that is up right after io_uring_enter counts for
+ * nothing: if there is new work behind it, the next call, at the latest the one that sleeps, does it.
  *
  * Invariants:
  *   (1) The memory that a completion names is alive until the completion has been reaped: a
@@ -146,7 +149,7 @@ static unsigned cq_ready(const AioUring *u)
 bool uring_wants_enter(const AioContext *ctx)
 {
     return __atomic_load_n(ctx->uring.ring.sq.kflags, __ATOMIC_RELAXED) &
-           (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+           (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) & ~ctx->uring.stale_flags;
 }
 
 bool uring_has_work(const AioContext *ctx)
@@ -184,6 +187,7 @@ static void enter(AioContext *ctx, bool wait, int64_t timeout_ns)
                               limited ? (sigset_t *)&arg : NULL,
                               limited ? sizeof(arg) : KERNEL_SIGMASK_BYTES);
 
+    u->stale_flags = __atomic_load_n(u->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN;
     if (ret > 0) {
         counter_add(&ctx->counters.sqes, ret);
     } else if (ret < 0 && ret != -ETIME && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY) {

@@ -460,6 +460,53 @@ TEST(aio_poll, off_means_no_probe_at_all)
     aio_context_destroy(ctx);
 }
 
+static void busy_bh(void *opaque)
+{
+    aio_bh_schedule(*(AioBh **)opaque);
+}
+
+/* With no window open nobody asks the probe, so the fd has to be watched. */
+TEST(aio_poll, bottom_half_that_never_rests_starves_no_handler)
+{
+    AioContext *ctx = test_context(NULL);
+    AioBh *bh = NULL;
+    Source s;
+
+    source_init(&s, ctx);
+    bh = aio_bh_create(ctx, busy_bh, &bh);
+    aio_bh_schedule(bh);
+    for (int i = 1; i <= 10; i++) {
+        source_produce(&s);
+        for (int pass = 0; pass < 100 && s.consumed < i; pass++) {
+            aio_poll(ctx, true);
+        }
+        EXPECT_EQ(s.consumed, i);
+    }
+    aio_bh_destroy(bh);
+    source_finish(&s);
+    aio_context_destroy(ctx);
+}
+
+/* The kernel can leave the flag up with no work behind it, see aio-uring.c. */
+TEST(aio_poll, task_work_flag_that_stays_up_keeps_nobody_awake)
+{
+    AioContext *ctx = test_context(NULL);
+    unsigned flags = IORING_SQ_TASKRUN;
+    unsigned *real_flags = ctx->uring.ring.sq.kflags;
+    AioTimer timer;
+    int woken = 0;
+
+    aio_timer_init(&timer, ctx, wake_timer_cb, &woken);
+    ctx->uring.ring.sq.kflags = &flags;
+    for (int i = 1; i <= 3; i++) {
+        aio_timer_arm(&timer, aio_now_ns() + 3000 * US);
+        AIO_WAIT_WHILE(ctx, woken < i);
+    }
+    EXPECT_LE(test_stats(ctx).passes, 20);
+    ctx->uring.ring.sq.kflags = real_flags;
+    aio_context_destroy(ctx);
+}
+
 /* --- a producer in another thread, with the window opening and closing all the time --- */
 
 #define ROUNDS 20000
