@@ -263,13 +263,13 @@ void ring_finish(RingDriver *ring)
     free(ring->next_free);
 }
 
-void ring_write_desc(struct vring_desc *desc, uint64_t gpa, uint32_t len, uint16_t flags,
-                     uint16_t next)
+void ring_write_desc(void *desc, uint64_t gpa, uint32_t len, uint16_t flags, uint16_t next)
 {
-    desc->addr = htole64(gpa);
-    desc->len = htole32(len);
-    desc->flags = htole16(flags);
-    desc->next = htole16(next);
+    struct vring_desc value = {
+        .addr = htole64(gpa), .len = htole32(len), .flags = htole16(flags), .next = htole16(next)
+    };
+
+    memcpy(desc, &value, sizeof(value));
 }
 
 void ring_set_desc(RingDriver *ring, unsigned i, uint64_t gpa, uint32_t len, uint16_t flags,
@@ -290,8 +290,7 @@ static uint16_t take_free(RingDriver *ring)
 
 static uint16_t buf_flags(const RingBuf *bufs, unsigned nb_bufs, unsigned i)
 {
-    return (bufs[i].writable ? VRING_DESC_F_WRITE : 0) |
-           (i + 1 < nb_bufs ? VRING_DESC_F_NEXT : 0);
+    return (bufs[i].writable ? VRING_DESC_F_WRITE : 0) | (i + 1 < nb_bufs ? VRING_DESC_F_NEXT : 0);
 }
 
 uint16_t ring_add(RingDriver *ring, const RingBuf *bufs, unsigned nb_bufs)
@@ -321,8 +320,8 @@ uint16_t ring_add_indirect(RingDriver *ring, uint64_t table_gpa, const RingBuf *
         ring_write_desc(&table[b], bufs[b].gpa, bufs[b].len, buf_flags(bufs, nb_bufs, b),
                         (uint16_t)(b + 1));
     }
-    ring_set_desc(ring, head, table_gpa, nb_bufs * (uint32_t)sizeof(*table),
-                  VRING_DESC_F_INDIRECT, 0);
+    ring_set_desc(ring, head, table_gpa, nb_bufs * (uint32_t)sizeof(*table), VRING_DESC_F_INDIRECT,
+                  0);
     ring_offer(ring, head);
     return head;
 }

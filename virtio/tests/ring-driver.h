@@ -104,8 +104,8 @@ void ring_free(RingDriver *ring, uint16_t head);
 
 void ring_set_desc(RingDriver *ring, unsigned i, uint64_t gpa, uint32_t len, uint16_t flags,
                    uint16_t next);
-void ring_write_desc(struct vring_desc *desc, uint64_t gpa, uint32_t len, uint16_t flags,
-                     uint16_t next);
+/* In an indirect table, which may stand at any address. */
+void ring_write_desc(void *desc, uint64_t gpa, uint32_t len, uint16_t flags, uint16_t next);
 /* Put @head into the next entry of the available ring; the device does not see it yet. */
 void ring_offer(RingDriver *ring, uint16_t head);
 /* avail->idx = what was offered (or any number) */

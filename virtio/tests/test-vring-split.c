@@ -13,15 +13,31 @@ static Guest guest;
 static RingDriver ring;
 static uint64_t buf_gpa; /* 64 KiB */
 
-static void begin_with(uint64_t features, unsigned max_size, uint16_t size)
+static void configure_with(uint64_t features, unsigned max_size, uint16_t size)
 {
     test_device_init(&dev, &guest, 2, max_size);
     ASSERT_TRUE(dev_negotiate(&dev.vdev, features | FEATURE(VIRTIO_F_VERSION_1)));
     ring_init(&ring, &guest, &dev.vdev, 0, size);
     buf_gpa = guest_alloc(&guest, 65536, 4096);
+}
+
+/* Ready to start: the map of memory may still be changed. */
+static void configure(void)
+{
+    configure_with(FEATURE(VIRTIO_RING_F_INDIRECT_DESC), QUEUE_SIZE, QUEUE_SIZE);
+}
+
+static void start(void)
+{
     dev_enable_queue(&dev.vdev, 0);
     dev_driver_ok(&dev.vdev);
     dev_settle();
+}
+
+static void begin_with(uint64_t features, unsigned max_size, uint16_t size)
+{
+    configure_with(features, max_size, size);
+    start();
 }
 
 static void begin(void)
@@ -87,10 +103,12 @@ TEST(vring_split, a_chain_arrives_with_its_parts_in_order)
     uint32_t head, len;
 
     begin();
-    uint16_t added = ring_add(&ring, (RingBuf[]){ { buf_gpa, 16, false },
-                                                  { buf_gpa + 100, 7, false },
-                                                  { buf_gpa + 4096, 512, true },
-                                                  { buf_gpa + 8192, 1, true } }, 4);
+    uint16_t added = ring_add(&ring,
+                              (RingBuf[]){ { buf_gpa, 16, false },
+                                           { buf_gpa + 100, 7, false },
+                                           { buf_gpa + 4096, 512, true },
+                                           { buf_gpa + 8192, 1, true } },
+                              4);
 
     publish_and_kick();
     ASSERT_EQ(dev.nb_popped, 1);
@@ -128,9 +146,11 @@ TEST(vring_split, an_indirect_chain_is_the_same_as_a_direct_one)
     begin();
     uint64_t table = guest_alloc(&guest, 8 * sizeof(struct vring_desc), 16);
 
-    ring_add_indirect(&ring, table, (RingBuf[]){ { buf_gpa, 16, false },
-                                                 { buf_gpa + 4096, 512, true },
-                                                 { buf_gpa + 8192, 1, true } }, 3);
+    ring_add_indirect(&ring, table,
+                      (RingBuf[]){ { buf_gpa, 16, false },
+                                   { buf_gpa + 4096, 512, true },
+                                   { buf_gpa + 8192, 1, true } },
+                      3);
     publish_and_kick();
     ASSERT_EQ(dev.nb_popped, 1);
     EXPECT_EQ(dev.last.nb_out, 1);
@@ -294,13 +314,6 @@ static void expect_start_refused(void)
     EXPECT_FALSE(ring.vq->started);
     EXPECT_EQ(dev.transport.config_interrupts, 1);
     end();
-}
-
-static void configure(void)
-{
-    test_device_init(&dev, &guest, 2, QUEUE_SIZE);
-    ASSERT_TRUE(dev_negotiate(&dev.vdev, FEATURE(VIRTIO_F_VERSION_1)));
-    ring_init(&ring, &guest, &dev.vdev, 0, QUEUE_SIZE);
 }
 
 TEST(vring_split, a_queue_of_one_works)
@@ -516,13 +529,12 @@ TEST(vring_split, a_buffer_of_no_length_breaks_the_queue)
 
 TEST(vring_split, a_chain_of_more_than_4_gib_breaks_the_queue)
 {
-    begin();
-    /* four regions of 2 GiB each, the same memory many times over */
     uint64_t gpa = (uint64_t)1 << 40;
 
-    void *hva = guest.ram;
-
-    ASSERT_EQ(gm_add(&guest.gm, gpa, (uint64_t)1 << 32, hva, NULL), 0);
+    configure();
+    /* as much guest memory as that, of which nothing is ever touched */
+    ASSERT_EQ(gm_add(&guest.gm, gpa, (uint64_t)1 << 32, guest.ram, NULL), 0);
+    start();
     ring_set_desc(&ring, 0, gpa, UINT32_MAX, VRING_DESC_F_NEXT, 1);
     ring_set_desc(&ring, 1, gpa, 2, VRING_DESC_F_WRITE, 0);
     offer_and_kick(0);
@@ -662,25 +674,28 @@ TEST(vring_split, an_indirect_table_that_wraps_around_breaks_the_queue)
     end();
 }
 
-/* Two regions side by side in guest memory that are apart in ours. */
-static uint64_t add_split_regions(void)
+#define SEAM_UPPER (3 << 20) /* where in the RAM the two regions are */
+#define SEAM_LOWER (2 << 20)
+
+/* Start with two regions side by side in guest memory that are apart in ours; where they meet. */
+static uint64_t begin_with_seam(void)
 {
     uint64_t gpa = GUEST_BASE_GPA + ((uint64_t)1 << 32);
 
-    /* the upper half of the RAM comes first */
-    ASSERT_EQ(gm_add(&guest.gm, gpa, 4096, guest.ram + (3 << 20), NULL), 0);
-    ASSERT_EQ(gm_add(&guest.gm, gpa + 4096, 4096, guest.ram + (2 << 20), NULL), 0);
+    configure();
+    ASSERT_EQ(gm_add(&guest.gm, gpa, 4096, guest.ram + SEAM_UPPER, NULL), 0);
+    ASSERT_EQ(gm_add(&guest.gm, gpa + 4096, 4096, guest.ram + SEAM_LOWER, NULL), 0);
+    start();
     return gpa + 4096;
 }
 
 TEST(vring_split, an_indirect_table_may_straddle_two_regions)
 {
-    begin();
-    uint64_t seam = add_split_regions();
+    uint64_t seam = begin_with_seam();
 
-    ring_write_desc((struct vring_desc *)(guest.ram + (3 << 20) + 4096 - 16), buf_gpa, 5,
+    ring_write_desc((struct vring_desc *)(guest.ram + SEAM_UPPER + 4096 - 16), buf_gpa, 5,
                     VRING_DESC_F_NEXT, 1);
-    ring_write_desc((struct vring_desc *)(guest.ram + (2 << 20)), buf_gpa, 6, VRING_DESC_F_WRITE,
+    ring_write_desc((struct vring_desc *)(guest.ram + SEAM_LOWER), buf_gpa, 6, VRING_DESC_F_WRITE,
                     0);
     ring_set_desc(&ring, 0, seam - 16, 32, VRING_DESC_F_INDIRECT, 0);
     offer_and_kick(0);
@@ -694,8 +709,7 @@ TEST(vring_split, an_indirect_table_may_straddle_two_regions)
 
 TEST(vring_split, a_buffer_may_straddle_two_regions)
 {
-    begin();
-    uint64_t seam = add_split_regions();
+    uint64_t seam = begin_with_seam();
 
     ring_set_desc(&ring, 0, seam - 100, 300, VRING_DESC_F_NEXT, 1);
     ring_set_desc(&ring, 1, buf_gpa, 8, VRING_DESC_F_WRITE, 0);
@@ -703,9 +717,9 @@ TEST(vring_split, a_buffer_may_straddle_two_regions)
     ASSERT_EQ(dev.nb_popped, 1);
     EXPECT_EQ(dev.last.nb_out, 2);
     EXPECT_EQ(dev.last.nb_in, 1);
-    EXPECT_TRUE(dev.last_iov[0].iov_base == guest.ram + (3 << 20) + 4096 - 100);
+    EXPECT_TRUE(dev.last_iov[0].iov_base == guest.ram + SEAM_UPPER + 4096 - 100);
     EXPECT_EQ(dev.last_iov[0].iov_len, 100);
-    EXPECT_TRUE(dev.last_iov[1].iov_base == guest.ram + (2 << 20));
+    EXPECT_TRUE(dev.last_iov[1].iov_base == guest.ram + SEAM_LOWER);
     EXPECT_EQ(dev.last_iov[1].iov_len, 200);
     EXPECT_EQ(dev.last_iov[2].iov_len, 8);
     end();
@@ -905,7 +919,7 @@ TEST(vring_split, a_batch_that_crosses_the_event_index_interrupts_once)
     EXPECT_EQ(interrupts_for(3), 0); /* 0 -> 3 */
     EXPECT_EQ(interrupts_for(5), 1); /* 3 -> 8 */
     ring_set_used_event(&ring, 8 + 11);
-    EXPECT_EQ(interrupts_for(11), 0);              /* published twice, decided once */
+    EXPECT_EQ(interrupts_for(11), 0); /* published twice, decided once */
     EXPECT_EQ(interrupts_for(VQ_PUBLISH_MAX), 1);
     end();
 }
@@ -1014,10 +1028,12 @@ TEST(vring_split, copies_cross_the_pieces_of_an_element)
     for (unsigned i = 0; i < 64; i++) {
         ram[i] = (uint8_t)i;
     }
-    ring_add(&ring, (RingBuf[]){ { buf_gpa, 3, false },
-                                 { buf_gpa + 10, 5, false },
-                                 { buf_gpa + 100, 2, true },
-                                 { buf_gpa + 200, 4, true } }, 4);
+    ring_add(&ring,
+             (RingBuf[]){ { buf_gpa, 3, false },
+                          { buf_gpa + 10, 5, false },
+                          { buf_gpa + 100, 2, true },
+                          { buf_gpa + 200, 4, true } },
+             4);
     publish_and_kick();
     ASSERT_EQ(dev.nb_held, 1);
     EXPECT_EQ(vq_elem_copy_out(dev.held[0], 1, buf, 64), 7);
