@@ -7,7 +7,7 @@
  *
  * A test's process leaves through exit(), so that LeakSanitizer and ThreadSanitizer get to give
  * their verdict: any status but 0 is a failure. It leads a process group of its own, which is
- * killed after the test, so that nothing it started survives it.
+ * killed and reaped after the test, so that nothing it started survives it.
  */
 #include "io/base/test.h"
 
@@ -223,6 +223,9 @@ static bool run_forked(const TestCase *test)
 
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
+    /* What it left behind has become ours (a subreaper's) and is dying. */
+    while (waitpid(-pid, NULL, 0) > 0 || errno == EINTR) {
+    }
     return judge(status, timed_out);
 }
 
@@ -309,6 +312,7 @@ int test_run_all(int argc, char **argv)
         perror("mmap");
         return 1;
     }
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
     printf("TAP version 13\n1..%u\n", nb_wanted);
     if (nb_wanted == 0) {
         fprintf(stderr, "# no test has such a name\n");
