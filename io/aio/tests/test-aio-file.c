@@ -3,8 +3,10 @@
  */
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/mman.h>
 
 #include "io/aio/aio-file.h"
+#include "io/aio/iothread.h"
 #include "io/aio/tests/aio-test.h"
 
 #define BLOCK 4096
@@ -252,6 +254,160 @@ TEST(aio_file, more_files_than_slots_work_without_one)
         aio_file_finish(&files[i]);
         close(files[i].fd);
     }
+    aio_context_destroy(ctx);
+}
+
+static void write_byte_entry(void *opaque)
+{
+    char byte = 'x';
+    struct iovec iov = { &byte, 1 };
+
+    assert_in_coroutine();
+    *(int64_t *)opaque = aio_co_pwritev(&file, &iov, 1, 0, 0);
+}
+
+/* A pipe tells when the last reference to its writing end is gone. */
+TEST(aio_file, finished_file_is_let_go_by_every_ring)
+{
+    AioContext *ctx = test_context(NULL);
+    IOThread *iot = iothread_create("other", NULL, NULL);
+    int64_t ret = -1;
+    int fds[2];
+    char buf[8];
+
+    ASSERT_TRUE(iot != NULL);
+    ASSERT_EQ(pipe(fds), 0);
+    aio_file_init(&file, fds[1]);
+    aio_co_run_sync(ctx, write_byte_entry, &ret);
+    EXPECT_EQ(ret, 1);
+    aio_co_run_sync(iothread_context(iot), write_byte_entry, &ret);
+    EXPECT_EQ(ret, 1);
+    EXPECT_TRUE(ctx->fixed.files_on); /* else this test shows nothing */
+    EXPECT_EQ(read(fds[0], buf, sizeof(buf)), 2);
+    aio_file_finish(&file);
+    close(fds[1]);
+    aio_poll(ctx, false);
+    EXPECT_EQ(read(fds[0], buf, sizeof(buf)), 0); /* waits for the other ring */
+    close(fds[0]);
+    iothread_unref(iot);
+    aio_context_destroy(ctx);
+}
+
+static void impatient_entry(void *opaque)
+{
+    char byte;
+    struct iovec iov = { &byte, 1 };
+
+    assert_in_coroutine();
+    *(int64_t *)opaque = aio_co_preadv(&file, &iov, 1, 0, RWF_NOWAIT);
+}
+
+TEST(aio_file, request_that_must_not_wait_is_refused_and_not_sent_again)
+{
+    AioContext *ctx = test_context(NULL);
+    int64_t ret = 0;
+    int fds[2];
+
+    ASSERT_EQ(pipe(fds), 0);
+    aio_file_init(&file, fds[0]);
+    aio_co_run_sync(ctx, impatient_entry, &ret);
+    EXPECT_EQ(ret, -EAGAIN);
+    EXPECT_EQ(test_stats(ctx).requests, 1);
+    aio_file_finish(&file);
+    close(fds[0]);
+    close(fds[1]);
+    aio_context_destroy(ctx);
+}
+
+/* --- fixed buffers --- */
+
+#define RANGE_BYTES (1 << 20)
+
+static uint8_t *range;
+
+static void fixed_buffers_entry(void *opaque)
+{
+    AioContext *ctx = aio_current();
+    static uint8_t outside[BLOCK];
+    struct iovec iov = { range + RANGE_BYTES - BLOCK, BLOCK };
+
+    assert_in_coroutine();
+    fill(iov.iov_base, BLOCK, 3);
+    EXPECT_EQ(aio_co_pwritev(&file, &iov, 1, 0, 0), BLOCK);
+    EXPECT_EQ(ctx->fixed.buffers_on, *(bool *)opaque);
+    memset(iov.iov_base, 0, BLOCK);
+    EXPECT_EQ(aio_co_preadv(&file, &iov, 1, 0, 0), BLOCK);
+    EXPECT_TRUE(filled(iov.iov_base, BLOCK, 3));
+
+    /* neither what lies outside nor what begins inside and ends outside may use it */
+    iov = (struct iovec){ outside, BLOCK };
+    EXPECT_EQ(aio_co_preadv(&file, &iov, 1, 0, 0), BLOCK);
+    EXPECT_TRUE(filled(outside, BLOCK, 3));
+    iov = (struct iovec){ range + RANGE_BYTES - 100, BLOCK };
+    EXPECT_EQ(aio_co_preadv(&file, &iov, 1, 0, 0), BLOCK);
+    EXPECT_TRUE(filled(iov.iov_base, BLOCK, 3));
+}
+
+TEST_ON_EACH_RING(aio_file, fixed_buffers_are_used_inside_their_ranges_only)
+{
+    AioContext *ctx = test_context(NULL);
+    int fd = temp_file(0);
+    bool on = true;
+
+    range = mmap(NULL, RANGE_BYTES + 2 * BLOCK, PROT_READ | PROT_WRITE,
+                 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ASSERT_TRUE(range != MAP_FAILED);
+    struct iovec ranges[] = { { range, BLOCK }, { range + BLOCK, RANGE_BYTES - BLOCK } };
+    Error err;
+    int ret = aio_buffers_register(ranges, 2, &err);
+
+    if (ret == -ENOMEM) {
+        TEST_SKIP("%s", err.msg);
+    }
+    ASSERT_EQ(ret, 0);
+    EXPECT_EQ(aio_buffers_register(ranges, 2, &err), -EBUSY);
+    aio_file_init(&file, fd);
+    aio_co_run_sync(ctx, fixed_buffers_entry, &on);
+
+    aio_buffers_unregister();
+    aio_poll(ctx, false);
+    EXPECT_FALSE(ctx->fixed.buffers_on);
+    on = false;
+    aio_co_run_sync(ctx, fixed_buffers_entry, &on);
+    aio_file_finish(&file);
+    close(fd);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_file, too_large_a_set_of_fixed_buffers_is_refused_with_the_reason)
+{
+    struct iovec huge = { NULL, (size_t)1 << 40 };
+    Error err = { 0 };
+
+    EXPECT_EQ(aio_buffers_register(&huge, 1, &err), -E2BIG);
+    EXPECT_TRUE(strstr(err.msg, "256 GiB") != NULL);
+}
+
+TEST(aio_file, ring_that_is_refused_its_buffers_goes_on_without)
+{
+    AioContext *ctx = test_context(NULL);
+    int fd = temp_file(0);
+    bool on = false;
+
+    /* the second range cannot be pinned: nobody may write there */
+    range = mmap(NULL, RANGE_BYTES + 2 * BLOCK, PROT_READ | PROT_WRITE,
+                 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ASSERT_TRUE(range != MAP_FAILED);
+    void *hole = mmap(NULL, BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct iovec ranges[] = { { range, RANGE_BYTES }, { hole, BLOCK } };
+
+    ASSERT_TRUE(hole != MAP_FAILED);
+    ASSERT_EQ(aio_buffers_register(ranges, 2, NULL), 0);
+    aio_file_init(&file, fd);
+    aio_co_run_sync(ctx, fixed_buffers_entry, &on);
+    aio_buffers_unregister();
+    aio_file_finish(&file);
+    close(fd);
     aio_context_destroy(ctx);
 }
 
