@@ -76,7 +76,7 @@ static void msi_route_destroy(void *opaque, int route)
 /* Messages of a route go to where it points when they are collected, so collect before a change. */
 static void collect_route(FakePlatform *fake, FakeRoute *route)
 {
-    if (route->attached && take_fd_signal(route->fd)) {
+    if (route->attached && take_fd_signal(route->fd) && !fake->discard_messages) {
         ASSERT_LT(fake->nb_messages, FAKE_MESSAGES);
         fake->messages[fake->nb_messages++] = (FakeMessage){ route->address, route->data };
     }
@@ -289,6 +289,16 @@ unsigned fake_take_messages(FakePlatform *fake)
     return nb_messages;
 }
 
+bool fake_level(FakePlatform *fake, unsigned gsi)
+{
+    bool level;
+
+    pthread_mutex_lock(&fake->lock);
+    level = fake->level[gsi];
+    pthread_mutex_unlock(&fake->lock);
+    return level;
+}
+
 bool fake_take_edge(FakePlatform *fake, unsigned gsi)
 {
     return take_fd_signal(fake->gsi_fd[gsi]);
@@ -296,6 +306,9 @@ bool fake_take_edge(FakePlatform *fake, unsigned gsi)
 
 void fake_settle(FakePlatform *fake)
 {
+    if (aio_current() != fake->platform.main) {
+        return; /* a vCPU's thread: whoever waits for it polls */
+    }
     for (unsigned idle = 0; idle < 3;) {
         idle = aio_poll(fake->platform.main, false) ? 0 : idle + 1;
     }

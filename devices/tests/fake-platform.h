@@ -57,6 +57,7 @@ typedef struct FakePlatform {
     int fail_msi_attach;      /* 0 or what msi_attach returns */
     int fail_doorbell_attach; /* likewise */
     int routes_left;          /* msi_route_create fails when 0; -1 = no limit */
+    bool discard_messages;    /* do not keep them: more than FAKE_MESSAGES will come */
 
     Bus pio, mmio;
     Platform platform;
@@ -74,9 +75,11 @@ void fake_write(FakePlatform *fake, uint64_t gpa, unsigned len_bytes, uint64_t v
 /* Collect what attached routes were signalled; returns how many messages came since the last
  * call, which are then in `messages`. */
 unsigned fake_take_messages(FakePlatform *fake);
+/* The level of a GSI, from any thread. */
+bool fake_level(FakePlatform *fake, unsigned gsi);
 /* Whether the irqfd of @gsi was signalled since the last call. */
 bool fake_take_edge(FakePlatform *fake, unsigned gsi);
-/* Poll the main context until nothing moves any more. */
+/* Poll the main context until nothing moves any more; nothing in a vCPU's thread. */
 void fake_settle(FakePlatform *fake);
 
 /* Run fn(opaque) in a second thread, as a vCPU would, polling the main context until it is done. */
