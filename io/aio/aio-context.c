@@ -228,14 +228,19 @@ bool context_notified(const AioContext *ctx)
     return atomic_load_explicit(&ctx->wake_state, memory_order_relaxed) == WAKE_NOTIFIED;
 }
 
-/* Run what other threads (or we ourselves) have scheduled; nothing to do is one load. */
-static bool incoming_run(AioContext *ctx)
+/*
+ * Run what other threads (or we ourselves) have scheduled; nothing to do is one load. *wait becomes
+ * false when a notification was taken away: even with nothing to run here it may be about something
+ * that the caller of aio_poll() looked at before, so this pass must not sleep (invariant 5).
+ */
+static bool incoming_run(AioContext *ctx, bool *wait)
 {
     if (likely(!context_notified(ctx)) && !ctx->bh_ready_head) {
         return false;
     }
     /* acquire: pairs with aio_notify(); the lists are looked at after this */
     atomic_exchange_explicit(&ctx->wake_state, WAKE_AWAKE, memory_order_acq_rel);
+    *wait = false;
 
     bool progress = bh_run(ctx);
 
@@ -289,7 +294,7 @@ static bool pass_sleep(AioContext *ctx, int64_t start_ns)
         uring_enter(ctx, false, true, 0);
     }
     /* Nothing has been run in this pass, so what came in while we slept belongs to it. */
-    return incoming_run(ctx);
+    return incoming_run(ctx, &wait);
 }
 
 /*
@@ -323,7 +328,7 @@ static bool pass_poll(AioContext *ctx, bool blocking, bool *wait, int64_t *start
             if (result == POLL_LOOK) {
                 counter_add(&ctx->counters.polls_paid, 1);
                 *wait = false;
-                return incoming_run(ctx);
+                return incoming_run(ctx, wait);
             }
             ready = result == POLL_RAN;
         }
@@ -347,10 +352,11 @@ bool aio_poll(AioContext *ctx, bool blocking)
     ctx->depth++;
     counter_add(&ctx->counters.passes, 1);
 
-    bool progress = incoming_run(ctx);
-    bool wait = blocking && !progress && !ctx->defer_head && !uring_has_work(ctx);
+    bool wait = blocking;
+    bool progress = incoming_run(ctx, &wait);
     int64_t start_ns = 0;
 
+    wait = wait && !progress && !ctx->defer_head && !uring_has_work(ctx);
     if (ctx->poll.max_ns) {
         progress |= pass_poll(ctx, blocking, &wait, &start_ns);
     }

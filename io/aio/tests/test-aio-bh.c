@@ -274,6 +274,23 @@ TEST(aio_bh, nobody_asleep_means_no_write_to_the_eventfd)
     aio_context_destroy(ctx);
 }
 
+/* The condition that AIO_WAIT_WHILE() looks at becomes false just after it was looked at. */
+TEST(aio_bh, notification_between_the_look_and_the_pass_keeps_it_from_sleeping)
+{
+    AioContext *ctx = test_context(NULL);
+    AioContext *polling = test_context(&(AioParams){ .poll_max_ns = AIO_POLL_MAX_NS_DEFAULT });
+
+    aio_notify(polling);
+    EXPECT_FALSE(aio_poll(polling, true)); /* nothing was run, and it has returned */
+    aio_context_destroy(polling);
+
+    aio_context_enter(ctx);
+    aio_notify(ctx);
+    EXPECT_FALSE(aio_poll(ctx, true));
+    EXPECT_EQ(test_stats(ctx).enters, 0);
+    aio_context_destroy(ctx);
+}
+
 static AioBh *signal_target;
 
 static void schedule_on_signal(int signo)
