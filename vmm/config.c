@@ -28,6 +28,7 @@ const char config_run_help[] =
     "  --memory SIZE[,hugepages=on][,prealloc=on]\n"
     "                        guest RAM with K, M, G or T (default 512M)\n"
     "  --iothread id=ID[,poll-max-ns=N][,poll-grow=N][,poll-shrink=N]\n"
+    "            [,poll-weight=N]\n"
     "                        a thread for disk queues; polls up to 32768 ns before it sleeps\n"
     "  --disk path=FILE|driver=null,size=SIZE[,...]\n"
     "      id=ID             name in messages and thread names (default d0, d1, ...)\n"
@@ -154,16 +155,19 @@ static const IOThreadConfig *find_iothread(const MachineConfig *config, const ch
 static int take_polling(Opts *opts, AioParams *params, Error *err)
 {
     uint64_t max_ns = params->poll_max_ns, grow = params->poll_grow, shrink = params->poll_shrink;
+    uint64_t weight = params->poll_weight;
     int ret;
 
     if ((ret = opts_get_u64(opts, "poll-max-ns", 0, POLL_MAX_NS_LIMIT, &max_ns, err)) < 0 ||
         (ret = opts_get_u64(opts, "poll-grow", 0, 1000, &grow, err)) < 0 ||
-        (ret = opts_get_u64(opts, "poll-shrink", 0, 1000, &shrink, err)) < 0) {
+        (ret = opts_get_u64(opts, "poll-shrink", 0, 1000, &shrink, err)) < 0 ||
+        (ret = opts_get_u64(opts, "poll-weight", 0, 16, &weight, err)) < 0) {
         return ret;
     }
     params->poll_max_ns = max_ns;
     params->poll_grow = grow;
     params->poll_shrink = shrink;
+    params->poll_weight = weight;
     return 0;
 }
 
@@ -181,7 +185,7 @@ static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *
     if (find_iothread(config, id)) {
         return error_set(err, -EINVAL, "--iothread: id '%s' is given twice", id);
     }
-    iothread->params = (AioParams){ .poll_max_ns = AIO_POLL_MAX_NS_DEFAULT };
+    iothread->params = (AioParams)AIO_PARAMS_POLLING;
     if ((ret = take_polling(opts, &iothread->params, err)) < 0 ||
         (ret = opts_check_all_used(opts, err)) < 0) {
         return ret;

@@ -50,7 +50,7 @@ static IOThread *thread_for_queue(Machine *machine, const DiskConfig *config, un
         assert(named); /* config.c has checked the names */
         return iothread_ref(named);
     }
-    AioParams params = { .poll_max_ns = AIO_POLL_MAX_NS_DEFAULT };
+    AioParams params = AIO_PARAMS_POLLING;
 
     snprintf(id, sizeof(id), "%s.q%u", config->id, queue);
     return iothread_create(id, &params, err);

@@ -239,7 +239,10 @@ static bool incoming_run(AioContext *ctx, bool *wait)
         return false;
     }
     /* acquire: pairs with aio_notify(); the lists are looked at after this */
-    atomic_exchange_explicit(&ctx->wake_state, WAKE_AWAKE, memory_order_acq_rel);
+    if (atomic_exchange_explicit(&ctx->wake_state, WAKE_AWAKE, memory_order_acq_rel) ==
+        WAKE_NOTIFIED) {
+        poll_fired(ctx, &ctx->poll.notified);
+    }
     *wait = false;
 
     bool progress = bh_run(ctx);
@@ -286,9 +289,7 @@ static bool pass_sleep(AioContext *ctx, int64_t start_ns)
         uring_enter(ctx, true, true, timeout_ns);
         sleep_end(ctx);
         if (ctx->poll.max_ns) {
-            poll_adjust(&ctx->poll, &ctx->poll.window, aio_now_ns() - start_ns);
-            atomic_store_explicit(&ctx->counters.poll_ns, ctx->poll.window.ns,
-                                  memory_order_relaxed);
+            poll_slept(ctx, start_ns);
         }
     } else if (uring_has_queued(ctx, true)) {
         uring_enter(ctx, false, true, 0);
@@ -304,26 +305,27 @@ static bool pass_sleep(AioContext *ctx, int64_t start_ns)
 static bool pass_poll(AioContext *ctx, bool blocking, bool *wait, int64_t *start_ns)
 {
     AioPoll *poll = &ctx->poll;
+    int64_t window_ns = *wait ? poll_window_ns(ctx) : 0;
 
     if (!blocking) {
         /* The caller does not spin: leave everything to the fds. */
         return poll->open && poll_close(ctx);
     }
-    if (!poll->open && (!*wait || poll->window.ns == 0)) {
+    if (!poll->open && window_ns == 0) {
         return false;
     }
     counter_add(&ctx->counters.polls, 1);
     bool ready = poll_probe(ctx);
 
     if (!ready && *wait) {
-        if (poll->window.ns > 0) {
+        if (window_ns > 0) {
             if (uring_has_queued(ctx, false)) {
                 /* Submit first. The next pass spins: one io_uring_enter a pass. */
                 *wait = false;
                 return false;
             }
             *start_ns = aio_now_ns();
-            PollResult result = poll_spin(ctx, *start_ns, timer_next_ns(ctx));
+            PollResult result = poll_spin(ctx, *start_ns, window_ns, timer_next_ns(ctx));
 
             if (result == POLL_LOOK) {
                 counter_add(&ctx->counters.polls_paid, 1);
@@ -351,13 +353,14 @@ bool aio_poll(AioContext *ctx, bool blocking)
     assert(!in_coroutine());
     ctx->depth++;
     counter_add(&ctx->counters.passes, 1);
+    poll_pass_begin(&ctx->poll);
 
     bool wait = blocking;
     bool progress = incoming_run(ctx, &wait);
     int64_t start_ns = 0;
 
     wait = wait && !progress && !ctx->defer_head && !uring_has_work(ctx);
-    if (ctx->poll.max_ns) {
+    if (ctx->poll.max_ns || ctx->poll.open) {
         progress |= pass_poll(ctx, blocking, &wait, &start_ns);
     }
     if (wait) {

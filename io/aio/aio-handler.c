@@ -54,6 +54,7 @@ static void handler_remove(AioContext *ctx, AioHandler **slot)
     h->deleted = true;
     list_push_back(&ctx->dead_handlers, &h->dead_node);
     uring_handler_forget(ctx, h);
+    poll_source_finish(&h->poll_source);
     poll_handler_removed(h); /* calls out: everything is in order by now */
 }
 
@@ -111,6 +112,7 @@ void handler_ready(AioHandler *h, uint32_t revents)
 static void handler_free(AioHandler *h)
 {
     list_remove(&h->dead_node);
+    poll_source_finish(&h->poll_source);
     if (list_linked(&h->poll_node)) {
         list_remove(&h->poll_node);
     }

@@ -22,12 +22,40 @@
 
 #include "io/aio/aio.h"
 
+/* --- what may end a wait (aio-poll.c) --- */
+
+/* What has been learnt of one thing that ends waits. All zero is a fresh one. */
+typedef struct AioPollSource {
+    ListNode node;       /* in AioPoll.sources while window_ns > 0 */
+    int64_t window_ns;   /* how long it is worth polling for */
+    int64_t interval_ns; /* weighted mean of the waits that it ended */
+    bool seen;           /* interval_ns holds something */
+    unsigned pass;       /* AioPoll.pass when it last learnt */
+    unsigned missed;     /* sleeps that others ended since it last ended a wait */
+} AioPollSource;
+
+typedef struct AioPoll {
+    List handlers; /* AioHandler.poll_node; deleted ones stay until no pass runs */
+    List sources;  /* AioPollSource.node */
+    AioPollSource requests; /* disk requests, all together */
+    AioPollSource notified; /* aio_notify() */
+    int64_t max_ns;
+    int64_t grow;
+    int64_t shrink;
+    unsigned weight;
+    unsigned pass;     /* counts passes, so that a source learns once in one */
+    int64_t waited_ns; /* how long this pass has waited, -1 = not at all */
+    bool slept;        /* the end of that wait was a sleep */
+    bool open;         /* handlers' poll_begin has been called */
+} AioPoll;
+
 /* --- fd handlers (aio-handler.c) --- */
 
 typedef struct AioHandler {
     AioHandlerOps ops;
     void *opaque;
     AioContext *ctx;
+    AioPollSource poll_source;
     int fd;
     uint32_t events;    /* POLL* mask wanted; 0 when there is only a poll probe */
     bool deleted;       /* removed; never called again, freed once disarmed and no pass runs */
@@ -116,22 +144,16 @@ co_fn int uring_co_wait(AioContext *ctx, struct io_uring_sqe *sqe);
 
 /* --- adaptive polling (aio-poll.c) --- */
 
-/* How long to poll before sleeping. One for the whole context now; it has no other state, so that
- * it may become one for each handler. */
-typedef struct AioPollWindow {
-    int64_t ns;
-} AioPollWindow;
-
-typedef struct AioPoll {
-    List handlers; /* AioHandler.poll_node; deleted ones stay until no pass runs */
-    int64_t max_ns;
-    int64_t grow;
-    int64_t shrink;
-    AioPollWindow window;
-    bool open; /* handlers' poll_begin has been called */
-} AioPoll;
-
 void poll_init(AioPoll *poll, const AioParams *params);
+static inline void poll_pass_begin(AioPoll *poll)
+{
+    poll->pass++;
+    poll->waited_ns = -1;
+    poll->slept = false;
+}
+/* poll_window_ns - how long the loop polls before it sleeps: the longest window of all sources
+ * that can end the wait */
+int64_t poll_window_ns(const AioContext *ctx);
 /* poll_probe - ask each handler once and run those that are ready; true when any was */
 bool poll_probe(AioContext *ctx);
 typedef enum PollResult {
@@ -141,13 +163,18 @@ typedef enum PollResult {
 } PollResult;
 
 /* poll_spin - ask until something is ready, @deadline_ns (-1 = none) or the window's end */
-PollResult poll_spin(AioContext *ctx, int64_t start_ns, int64_t deadline_ns);
+PollResult poll_spin(AioContext *ctx, int64_t start_ns, int64_t window_ns, int64_t deadline_ns);
 /* poll_close - end the window: call poll_end, then ask once more; true when any was ready */
 bool poll_close(AioContext *ctx);
 /* poll_handler_removed - pair its poll_begin */
 void poll_handler_removed(AioHandler *h);
-/* poll_adjust - learn from a wait that took @block_ns until something was ready */
-void poll_adjust(AioPoll *poll, AioPollWindow *window, int64_t block_ns);
+/* poll_slept - the pass has slept: its wait, now at its end, began at @start_ns */
+void poll_slept(AioContext *ctx, int64_t start_ns);
+/* poll_learn - @source was ready after the wait of this pass */
+void poll_learn(AioContext *ctx, AioPollSource *source);
+
+/* poll_source_finish - @source is about to be freed */
+void poll_source_finish(AioPollSource *source);
 
 /* --- fixed files and buffers (aio-file.c) --- */
 
@@ -213,6 +240,14 @@ struct AioContext {
     pid_t home_tid; /* set at the first aio_context_enter() */
     char name[32];
 };
+
+/* poll_fired - @source is ready; it learns from that if the pass has waited */
+static inline void poll_fired(AioContext *ctx, AioPollSource *source)
+{
+    if (ctx->poll.waited_ns >= 0) {
+        poll_learn(ctx, source);
+    }
+}
 
 /*
  * door_enter, door_leave - around publishing something that may lead to the end of the context

@@ -286,12 +286,14 @@ static bool handler_completed(AioContext *ctx, AioHandler *h, int res)
     if (res <= 0) {
         return false; /* the kernel was short of something: armed again */
     }
+    poll_fired(ctx, &h->poll_source);
     handler_ready(h, res);
     return true;
 }
 
 static void request_completed(AioContext *ctx, AioRequest *req, int res)
 {
+    poll_fired(ctx, &ctx->poll.requests);
     ctx->uring.inflight--;
     req->res = res;
     req->done = true;

@@ -44,11 +44,22 @@ typedef bool AioPollProbe(void *opaque);
 /* --- context --- */
 
 #define AIO_POLL_MAX_NS_DEFAULT 32768
+#define AIO_POLL_GROW_DEFAULT   2
+#define AIO_POLL_SHRINK_DEFAULT 2
+#define AIO_POLL_WEIGHT_DEFAULT 3
+
+/* Polling as it is unless somebody asks for something else. */
+#define AIO_PARAMS_POLLING                                                                         \
+    {                                                                                              \
+        .poll_max_ns = AIO_POLL_MAX_NS_DEFAULT, .poll_grow = AIO_POLL_GROW_DEFAULT,                \
+        .poll_shrink = AIO_POLL_SHRINK_DEFAULT, .poll_weight = AIO_POLL_WEIGHT_DEFAULT,            \
+    }
 
 typedef struct AioParams {
     int64_t poll_max_ns;  /* 0 = no polling */
-    int64_t poll_grow;    /* factor the window grows by; 0 = 2 */
-    int64_t poll_shrink;  /* divisor the window shrinks by; 0 = straight to nothing */
+    int64_t poll_grow;    /* factor a window grows by; 0 = AIO_POLL_GROW_DEFAULT */
+    int64_t poll_shrink;  /* divisor a window shrinks by; 0 = straight to nothing */
+    int64_t poll_weight;  /* the latest wait counts for 1/2^weight of the mean; 0 = for all */
     unsigned ring_entries; /* submission entries; 0 = 256 */
 } AioParams;
 
@@ -77,6 +88,9 @@ void aio_context_set_main(AioContext *ctx);
 
 /* aio_context_enter - make the calling thread the home of @ctx (NULL: of none) */
 void aio_context_enter(AioContext *ctx);
+
+/* aio_context_set_polling - take the poll_* of @params from now on; what was learnt stays. Home. */
+void aio_context_set_polling(AioContext *ctx, const AioParams *params) NONNULL(1, 2);
 
 /*
  * aio_poll - one pass
@@ -224,7 +238,7 @@ typedef struct AioStats {
     uint64_t bhs;          /* bottom halves and scheduled coroutines run */
     uint64_t polls;        /* polling windows begun */
     uint64_t polls_paid;   /* of these, ended by something ready */
-    int64_t poll_ns;       /* the window now */
+    int64_t poll_ns;       /* the longest window now */
 } AioStats;
 
 /* Any thread: single words that the home thread writes, not a consistent snapshot. */
