@@ -1,10 +1,12 @@
 /*
- * bench-aio - what a pass of the loop, a wake-up and a request cost
+ * bench-aio - what a pass of the loop, a wake-up and a request cost, beside other people's
  *
  *     bench-aio [CASE [ITERATIONS]]
  *
- * Prints the median and the fastest of several rounds of each case in nanoseconds. With one CASE
- * and a number it runs that many iterations once, for counting instructions under callgrind.
+ * Prints the median and the fastest of several rounds of each case in nanoseconds. A round runs
+ * every case, so that what is compared was measured close together. With one CASE and a number it
+ * runs that many iterations once, for counting instructions under callgrind. The cases in
+ * parentheses are the same work done by a condition variable and by libuv (bench-peers.h).
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -14,6 +16,7 @@
 
 #include "io/aio/aio-file.h"
 #include "io/aio/iothread.h"
+#include "io/aio/tests/bench-peers.h"
 
 #define ROUNDS     9
 #define ITERATIONS 20000
@@ -95,6 +98,21 @@ static void timer_arm_and_disarm(unsigned n)
     }
 }
 
+static void timer_fire(unsigned n)
+{
+    AioTimer timers[16];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(timers); i++) {
+        aio_timer_init(&timers[i], ctx, timer_cb, NULL);
+    }
+    for (uint64_t end = served + n; served < end;) {
+        for (unsigned i = 0; i < ARRAY_SIZE(timers); i++) {
+            aio_timer_arm(&timers[i], 0);
+        }
+        aio_poll(ctx, false);
+    }
+}
+
 static co_fn void yielding_entry(void *opaque)
 {
     for (unsigned *left = opaque; *left > 0; --*left) {
@@ -133,6 +151,37 @@ static void round_trip(unsigned n)
 
     co_enter(co_create(commuter_entry, &left));
     AIO_WAIT_WHILE(ctx, left > 0);
+}
+
+/* What libuv's uv_async_send() does, with bottom halves. */
+static AioBh *home_bh, *away_bh;
+
+static void away_cb(void *opaque)
+{
+    aio_bh_schedule(home_bh);
+}
+
+static void home_cb(void *opaque)
+{
+    if (--bh_left > 0) {
+        aio_bh_schedule(away_bh);
+    }
+}
+
+static void away_destroy(void *opaque)
+{
+    aio_bh_destroy(away_bh);
+}
+
+static void bh_round_trip(unsigned n)
+{
+    bh_left = n;
+    home_bh = aio_bh_create(ctx, home_cb, NULL);
+    away_bh = aio_bh_create(iothread_context(other), away_cb, NULL);
+    aio_bh_schedule(away_bh);
+    AIO_WAIT_WHILE(ctx, bh_left > 0);
+    aio_run_sync(iothread_context(other), away_destroy, NULL);
+    aio_bh_destroy(home_bh);
 }
 
 static void notify_busy(unsigned n)
@@ -195,20 +244,42 @@ typedef struct Case {
 static const Case cases[] = {
     { "null-pass", null_pass, true },
     { "bh", bh_in_own_context, false },
+#ifdef HAVE_LIBUV
+    { "  (libuv)", peer_uv_own_loop, false },
+#endif
     { "timer-arm", timer_arm_and_disarm, false },
+#ifdef HAVE_LIBUV
+    { "  (libuv)", peer_uv_timer_arm, false },
+#endif
+    { "timer-fire", timer_fire, false },
+#ifdef HAVE_LIBUV
+    { "  (libuv)", peer_uv_timer_fire, false },
+#endif
     { "co-wake", wake_own_coroutine, false },
     { "notify-busy", notify_busy, false },
-    { "round-trip-asleep", round_trip, false, true },
-    { "round-trip-polling", round_trip, true, true },
+#ifdef HAVE_LIBUV
+    { "  (libuv)", peer_uv_notify_busy, false },
+#endif
+    { "bh-round-trip-asleep", bh_round_trip, false, true },
+    { "co-round-trip-asleep", round_trip, false, true },
+#ifdef HAVE_LIBUV
+    { "  (libuv)", peer_uv_round_trip, false },
+#endif
+    { "  (condition variable)", peer_condvar_round_trip, false },
+    { "bh-round-trip-polling", bh_round_trip, true, true },
+    { "co-round-trip-polling", round_trip, true, true },
     { "read-4k-depth-1", read_one, true },
     { "read-4k-depth-32", read_deep, true },
 };
 
+static double results_ns[ARRAY_SIZE(cases)][ROUNDS];
+
 static void set_up(const Case *c)
 {
-    AioParams params = { .poll_max_ns = c->polling ? AIO_POLL_MAX_NS_DEFAULT : 0 };
+    AioParams params = AIO_PARAMS_POLLING;
     Error err;
 
+    params.poll_max_ns = c->polling ? AIO_POLL_MAX_NS_DEFAULT : 0;
     ctx = aio_context_create("bench", &params, &err);
     if (!ctx) {
         fprintf(stderr, "%s\n", err.msg);
@@ -235,20 +306,48 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void measure(const Case *c)
+static void measure(unsigned i, unsigned round)
 {
-    double ns[ROUNDS];
+    set_up(&cases[i]);
+    int64_t start_ns = aio_now_ns();
 
-    set_up(c);
-    for (unsigned i = 0; i < ROUNDS; i++) {
-        int64_t start_ns = aio_now_ns();
-
-        c->run(ITERATIONS);
-        ns[i] = (double)(aio_now_ns() - start_ns) / ITERATIONS;
-    }
+    cases[i].run(ITERATIONS);
+    results_ns[i][round] = (double)(aio_now_ns() - start_ns) / ITERATIONS;
     tear_down();
-    qsort(ns, ROUNDS, sizeof(ns[0]), compare);
-    printf("%-20s median %9.1f ns   fastest %9.1f ns\n", c->name, ns[ROUNDS / 2], ns[0]);
+}
+
+static bool wanted(unsigned i, int argc, char **argv)
+{
+    return argc < 2 || strcmp(argv[1], cases[i].name) == 0;
+}
+
+static void measure_all(int argc, char **argv)
+{
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+            if (wanted(i, argc, argv)) {
+                measure(i, round);
+            }
+        }
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        if (wanted(i, argc, argv)) {
+            qsort(results_ns[i], ROUNDS, sizeof(results_ns[i][0]), compare);
+            printf("%-24s median %9.1f ns   fastest %9.1f ns\n", cases[i].name,
+                   results_ns[i][ROUNDS / 2], results_ns[i][0]);
+        }
+    }
+}
+
+static void run_once(const char *name, unsigned n)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        if (strcmp(name, cases[i].name) == 0) {
+            set_up(&cases[i]);
+            cases[i].run(n);
+            tear_down();
+        }
+    }
 }
 
 int main(int argc, char **argv)
@@ -260,18 +359,10 @@ int main(int argc, char **argv)
         return 1;
     }
     aio_file_init(&file, fd);
-    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
-        if (argc < 2) {
-            measure(&cases[i]);
-        } else if (strcmp(argv[1], cases[i].name) == 0) {
-            if (argc < 3) {
-                measure(&cases[i]);
-            } else {
-                set_up(&cases[i]);
-                cases[i].run((unsigned)strtoul(argv[2], NULL, 10));
-                tear_down();
-            }
-        }
+    if (argc == 3) {
+        run_once(argv[1], (unsigned)strtoul(argv[2], NULL, 10));
+    } else {
+        measure_all(argc, argv);
     }
     aio_file_finish(&file);
     close(fd);
