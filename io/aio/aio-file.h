@@ -51,6 +51,12 @@ co_fn int aio_co_fallocate(AioFile *file, int mode, uint64_t offset_bytes, uint6
 #define AIO_WORKERS_MAX 16
 typedef int AioBlockingFn(void *opaque);
 co_fn int aio_co_run_blocking(AioBlockingFn *fn, void *opaque) NONNULL(1) WARN_UNUSED;
+/*
+ * aio_run_detached - the same with nobody waiting for it: for calls that cannot be interrupted and
+ * whose caller may lose patience. What @fn returns is not looked at. Any thread.
+ * Errors: -ENOMEM, -EAGAIN: no worker could be started, and @fn will not be called
+ */
+int aio_run_detached(AioBlockingFn *fn, void *opaque) NONNULL(1) WARN_UNUSED;
 
 /*
  * Fixed buffers, main thread, at start-up before the ranges are used for I/O. Contexts register

@@ -4,10 +4,12 @@
  *     queued --[worker]--> running --[worker: done, aio_co_wake]--> the coroutine goes on at home
  *
  * The job lives in the frame of the coroutine that waits for it; the worker's aio_co_wake() is the
- * last that the worker does with either, and hands the result over.
- * A worker is started when a job finds none idle and there are fewer than AIO_WORKERS_MAX; it ends
- * after WORKER_IDLE_S without a job. Nothing waits for workers at the end of the process: an idle
- * one holds nothing, and a busy one has a coroutine that is waited for.
+ * last that the worker does with either, and hands the result over. A job that nobody waits for is
+ * the worker's own, which frees it.
+ * A worker is started when there are more jobs than idle workers to take them and fewer than
+ * AIO_WORKERS_MAX; it ends after WORKER_IDLE_S without a job. Nothing waits for workers at the end
+ * of the process: an idle one holds nothing, and a busy one has a coroutine that is waited for, or
+ * something that nobody waits for.
  */
 #include "io/aio/aio-file.h"
 
@@ -24,7 +26,7 @@ typedef struct WorkerJob {
     ListNode node;
     AioBlockingFn *fn;
     void *opaque;
-    Coroutine *co;
+    Coroutine *co; /* NULL = nobody waits */
     int ret;
     bool done;
 } WorkerJob;
@@ -33,8 +35,9 @@ static struct {
     pthread_mutex_t lock; /* protects the rest */
     pthread_cond_t work;
     List jobs;
+    unsigned nb_jobs; /* in that list */
     unsigned workers;
-    unsigned idle;
+    unsigned idle; /* of these, waiting; still counted while one wakes up for a job */
 } pool = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
     .work = PTHREAD_COND_INITIALIZER,
@@ -54,8 +57,23 @@ static WorkerJob *worker_next_job(void)
         ret = pthread_cond_timedwait(&pool.work, &pool.lock, &deadline);
     }
     pool.idle--;
-    return list_empty(&pool.jobs) ? NULL
-                                  : list_entry(list_pop_front(&pool.jobs), WorkerJob, node);
+    if (list_empty(&pool.jobs)) {
+        return NULL;
+    }
+    pool.nb_jobs--;
+    return list_entry(list_pop_front(&pool.jobs), WorkerJob, node);
+}
+
+static void job_run(WorkerJob *job)
+{
+    if (!job->co) {
+        job->fn(job->opaque);
+        free(job);
+        return;
+    }
+    job->ret = job->fn(job->opaque);
+    job->done = true;
+    aio_co_wake(job->co);
 }
 
 static void *worker_thread(void *opaque)
@@ -66,10 +84,7 @@ static void *worker_thread(void *opaque)
     pthread_mutex_lock(&pool.lock);
     while ((job = worker_next_job())) {
         pthread_mutex_unlock(&pool.lock);
-
-        job->ret = job->fn(job->opaque);
-        job->done = true;
-        aio_co_wake(job->co);
+        job_run(job);
         pthread_mutex_lock(&pool.lock);
     }
     pool.workers--;
@@ -102,7 +117,8 @@ static int job_queue(WorkerJob *job)
 
     pthread_mutex_lock(&pool.lock);
     list_push_back(&pool.jobs, &job->node);
-    if (pool.idle > 0) {
+    pool.nb_jobs++;
+    if (pool.idle >= pool.nb_jobs) {
         pthread_cond_signal(&pool.work);
     } else if (pool.workers < AIO_WORKERS_MAX) {
         pool.workers++;
@@ -113,6 +129,7 @@ static int job_queue(WorkerJob *job)
                 ret = 0; /* one of those will come to it */
             } else {
                 list_remove(&job->node);
+                pool.nb_jobs--;
             }
         }
     }
@@ -131,4 +148,21 @@ int aio_co_run_blocking(AioBlockingFn *fn, void *opaque)
     co_yield();
     assert(job.done); /* nobody else may wake it */
     return job.ret;
+}
+
+int aio_run_detached(AioBlockingFn *fn, void *opaque)
+{
+    WorkerJob *job = calloc(1, sizeof(*job));
+
+    if (!job) {
+        return -ENOMEM;
+    }
+    job->fn = fn;
+    job->opaque = opaque;
+    int ret = job_queue(job);
+
+    if (ret < 0) {
+        free(job);
+    }
+    return ret;
 }
