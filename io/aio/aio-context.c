@@ -122,13 +122,14 @@ AioContext *aio_context_create(const char *name, const AioParams *params, Error 
         free(ctx);
         return NULL;
     }
-    if (uring_init(ctx, params ? params->ring_entries : 0, err) < 0) {
+    ctx->monitor = &uring_monitor;
+    if (ctx->monitor->init(ctx, params ? params->ring_entries : 0, err) < 0) {
         close(ctx->wake_fd);
         free(ctx);
         return NULL;
     }
     if (context_publish(ctx, err) < 0) {
-        uring_finish(ctx);
+        ctx->monitor->finish(ctx);
         close(ctx->wake_fd);
         free(ctx);
         return NULL;
@@ -155,7 +156,7 @@ void aio_context_destroy(AioContext *ctx)
     if (atomic_load(&main_context) == ctx) {
         aio_context_set_main(NULL);
     }
-    uring_finish(ctx);
+    ctx->monitor->finish(ctx);
     bh_finish(ctx);
     handler_finish(ctx);
     close(ctx->wake_fd);
@@ -193,7 +194,7 @@ void aio_context_enter(AioContext *ctx)
     if (ctx) {
         if (!ctx->home_tid) {
             ctx->home_tid = gettid();
-            uring_enable(ctx);
+            ctx->monitor->enable(ctx);
         }
         assert(ctx->home_tid == gettid());
     }
@@ -286,13 +287,13 @@ static bool pass_sleep(AioContext *ctx, int64_t start_ns)
     bool wait = timeout_ns != 0 && sleep_begin(ctx);
 
     if (wait) {
-        uring_enter(ctx, true, true, timeout_ns);
+        ctx->monitor->enter(ctx, true, true, timeout_ns);
         sleep_end(ctx);
         if (ctx->poll.max_ns) {
             poll_slept(ctx, start_ns);
         }
-    } else if (uring_has_queued(ctx, true)) {
-        uring_enter(ctx, false, true, 0);
+    } else if (ctx->monitor->needs_enter(ctx, true)) {
+        ctx->monitor->enter(ctx, false, true, 0);
     }
     /* Nothing has been run in this pass, so what came in while we slept belongs to it. */
     return incoming_run(ctx, &wait);
@@ -319,7 +320,7 @@ static bool pass_poll(AioContext *ctx, bool blocking, bool *wait, int64_t *start
 
     if (!ready && *wait) {
         if (window_ns > 0) {
-            if (uring_has_queued(ctx, false)) {
+            if (ctx->monitor->has_queued(ctx, false)) {
                 /* Submit first. The next pass spins: one io_uring_enter a pass. */
                 *wait = false;
                 return false;
@@ -359,7 +360,7 @@ bool aio_poll(AioContext *ctx, bool blocking)
     bool progress = incoming_run(ctx, &wait);
     int64_t start_ns = 0;
 
-    wait = wait && !progress && !ctx->defer_head && !uring_has_work(ctx);
+    wait = wait && !progress && !ctx->defer_head && !ctx->monitor->has_work(ctx);
     if (ctx->poll.max_ns || ctx->poll.open) {
         progress |= pass_poll(ctx, blocking, &wait, &start_ns);
     }
@@ -372,11 +373,11 @@ bool aio_poll(AioContext *ctx, bool blocking)
         /* While no probe is asked, a handler that always has work must not keep others waiting. */
         bool arm_polled = !blocking || !ctx->poll.open;
 
-        if (uring_has_queued(ctx, arm_polled) || uring_wants_enter(ctx)) {
-            uring_enter(ctx, false, arm_polled, 0);
+        if (ctx->monitor->needs_enter(ctx, arm_polled)) {
+            ctx->monitor->enter(ctx, false, arm_polled, 0);
         }
     }
-    progress |= uring_reap(ctx);
+    progress |= ctx->monitor->reap(ctx);
     if (ctx->nb_timers) {
         progress |= timer_run(ctx);
     }

@@ -1,10 +1,8 @@
 /*
  * aio-handler.c - fd handlers: who is called when a descriptor is ready
  *
- * A handler is level-triggered. The kernel is asked with one-shot polls (multishot ones report
- * edges, and a handler that leaves data behind would wait for ever): when one completes, the
- * handler is put down for arming again *before* it is called, so that an inner pass sees the
- * descriptor, too; the poll itself is submitted at the next io_uring_enter, after the call.
+ * A handler is level-triggered: it is called while its descriptor is ready, by an inner pass, too.
+ * The context's monitor does the watching.
  *
  * Life: [aio_set_fd_handler] -> live -> [aio_set_fd_handler with NULL] -> dead -> [handler_sweep]
  *
@@ -53,7 +51,7 @@ static void handler_remove(AioContext *ctx, AioHandler **slot)
     *slot = NULL;
     h->deleted = true;
     list_push_back(&ctx->dead_handlers, &h->dead_node);
-    uring_handler_forget(ctx, h);
+    ctx->monitor->handler_forget(ctx, h);
     poll_source_finish(&h->poll_source);
     poll_handler_removed(h); /* calls out: everything is in order by now */
 }
@@ -77,7 +75,7 @@ static void handler_add(AioContext *ctx, AioHandler **slot, int fd, const AioHan
         list_push_back(&ctx->poll.handlers, &h->poll_node);
     }
     if (h->events) {
-        uring_handler_arm(ctx, h);
+        ctx->monitor->handler_arm(ctx, h);
     }
 }
 

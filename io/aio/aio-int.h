@@ -8,11 +8,11 @@
  *   aio-context.c  the pass, the wake-up protocol, deferred calls, the list of all contexts
  *   aio-bh.c       bottom halves            aio-co.c       coroutines in contexts
  *   aio-timer.c    the heap                 aio-handler.c  fd handlers
- *   aio-poll.c     the polling window       aio-uring.c    the ring
- *   aio-file.c     disk requests, fixed files and buffers
+ *   aio-poll.c     the polling window       aio-file.c     disk requests
+ *   aio-uring.c    the ring, a monitor      aio-uring-file.c  requests, fixed files and buffers there
  *
- * Nothing outside aio-uring.c, aio-file.c and this header knows that there is an io_uring: another
- * monitor would offer the uring_*() functions of the middle section and a file of requests.
+ * What waits for descriptors and disks is an AioMonitor. Nothing outside aio-uring*.c and the
+ * section of the ring below knows that there is an io_uring.
  */
 #ifndef IO_AIO_AIO_INT_H
 #define IO_AIO_AIO_INT_H
@@ -59,12 +59,67 @@ typedef struct AioHandler {
     int fd;
     uint32_t events;    /* POLL* mask wanted; 0 when there is only a poll probe */
     bool deleted;       /* removed; never called again, freed once disarmed and no pass runs */
-    bool armed;         /* the kernel (or the submission queue) has a POLL_ADD that names us */
+    bool armed;         /* the monitor may still name us: see its file */
     bool poll_begun;    /* poll_begin was called and poll_end not yet */
-    ListNode arm_node;  /* in exactly one of uring.arm, uring.arm_polled, uring.cancel, or in none */
+    ListNode arm_node;  /* in one of the monitor's lists, or in none */
     ListNode poll_node; /* in ctx->poll.handlers when ops.poll is set */
     ListNode dead_node; /* in ctx->dead_handlers when deleted */
 } AioHandler;
+
+/* --- monitors --- */
+
+struct AioFile;
+struct AioFileOp;
+
+/*
+ * AioMonitor - how a context learns that descriptors are ready and requests have completed, and
+ * how it sleeps until then. Chosen when the context is created. All slots are called in the home
+ * thread, except init and finish.
+ *
+ * A handler is armed once, when it is added, and stays watched until it is forgotten; the monitor
+ * calls handler_ready() while the descriptor is ready. What it may still name after forget has
+ * handler.armed set, until it cannot come any more: then the handler may be freed.
+ */
+typedef struct AioMonitor {
+    const char *name;
+    /* @entries  AioParams.ring_entries */
+    int (*init)(AioContext *ctx, unsigned entries, Error *err);
+    /* The home thread polls no more; no request is in flight; handlers may still be armed. */
+    void (*finish)(AioContext *ctx);
+    /* Tie it to the calling thread, which is home from now on; once. */
+    void (*enable)(AioContext *ctx);
+
+    /* Is there anything for reap() to do, or for an enter() that makes it so? Asked in every round
+     * of the polling window: a few loads. */
+    bool (*has_work)(AioContext *ctx);
+    /*
+     * Is there something that was put off until the next enter()? A pass that is about to spin
+     * enters first.
+     * @arm_polled  count handlers that also have a poll probe
+     */
+    bool (*has_queued)(const AioContext *ctx, bool arm_polled);
+    /* Must a pass that does not wait enter() all the same, lest something is not seen? */
+    bool (*needs_enter)(const AioContext *ctx, bool arm_polled);
+    /*
+     * One system call at most: hand over what is queued; if @wait, sleep until there is something
+     * for reap() or the wake-up eventfd was written
+     * @arm_polled  also look at handlers that have a poll probe; always so when @wait
+     * @timeout_ns  longest sleep, -1 = no limit
+     * May return early with nothing ready, as when a signal was caught.
+     */
+    void (*enter)(AioContext *ctx, bool wait, bool arm_polled, int64_t timeout_ns);
+    /* Call the handlers and enter the coroutines of what is ready now, not of what becomes so
+     * meanwhile; what is called may run an inner pass. True when anything was called. */
+    bool (*reap)(AioContext *ctx);
+
+    void (*handler_arm)(AioContext *ctx, AioHandler *h);
+    void (*handler_forget)(AioContext *ctx, AioHandler *h);
+
+    /* A co_fn: do @op on @file and yield until it is done. Bytes or 0, or -errno; not -EINTR. */
+    int (*co_file_op)(AioContext *ctx, const struct AioFile *file, const struct AioFileOp *op);
+} AioMonitor;
+
+extern const AioMonitor uring_monitor;
 
 /* --- the ring (aio-uring.c) --- */
 
@@ -98,7 +153,6 @@ typedef struct AioUring {
     bool enabled;
     bool wake_armed;     /* the read of the eventfd is in the kernel */
     uint64_t wake_count; /* where that read puts its eight bytes */
-    unsigned inflight;   /* requests submitted or queued, not completed */
     List arm;            /* handlers to arm at the next io_uring_enter */
     List arm_polled;     /* the same, but not needed while their probe is asked */
     List cancel;         /* deleted handlers whose POLL_ADD is to be cancelled */
@@ -109,34 +163,9 @@ typedef struct AioUring {
  * 2 = plain (5.11). Tests raise it to run on each; read when a context is created. */
 extern unsigned uring_first_level;
 
-int uring_init(AioContext *ctx, unsigned entries, Error *err) NONNULL(1) WARN_UNUSED;
-void uring_finish(AioContext *ctx);
-/* uring_enable - tie the ring to the calling thread */
-void uring_enable(AioContext *ctx);
-
-/* uring_has_work - a completion is ready, or the kernel wants to be entered to produce one; a few
- * loads, no system call */
-bool uring_has_work(const AioContext *ctx);
-/* uring_wants_enter - the second half of that */
-bool uring_wants_enter(const AioContext *ctx);
-/* uring_has_queued - something waits to be submitted
- * @arm_polled  count handlers that also have a poll probe */
-bool uring_has_queued(const AioContext *ctx, bool arm_polled);
-/*
- * uring_enter - submit what is queued; if @wait, sleep until a completion
- * @arm_polled  also arm handlers that have a poll probe
- * @timeout_ns  longest sleep, -1 = no limit
- * Returns early when a signal was caught; completions are left for uring_reap().
- */
-void uring_enter(AioContext *ctx, bool wait, bool arm_polled, int64_t timeout_ns);
-/* uring_reap - run what completed; true when there was anything */
-bool uring_reap(AioContext *ctx);
-
-/* uring_handler_arm - have @h watched from the next uring_enter() on */
-void uring_handler_arm(AioContext *ctx, AioHandler *h);
-/* uring_handler_forget - the opposite; @h stays armed until its last completion has come */
-void uring_handler_forget(AioContext *ctx, AioHandler *h);
-
+/* uring_co_file_op - AioMonitor.co_file_op (aio-uring-file.c) */
+co_fn int uring_co_file_op(AioContext *ctx, const struct AioFile *file,
+                           const struct AioFileOp *op);
 /* uring_co_get_sqe - a cleared submission entry; yields while the queue is full */
 co_fn struct io_uring_sqe *uring_co_get_sqe(AioContext *ctx);
 /* uring_co_wait - queue @sqe, just got and filled in, and yield until it has completed */
@@ -176,7 +205,7 @@ void poll_learn(AioContext *ctx, AioPollSource *source);
 /* poll_source_finish - @source is about to be freed */
 void poll_source_finish(AioPollSource *source);
 
-/* --- fixed files and buffers (aio-file.c) --- */
+/* --- the ring's fixed files and buffers (aio-uring-file.c) --- */
 
 #define AIO_FILES_MAX 64 /* slots of the fixed-file table of each ring */
 
@@ -222,7 +251,9 @@ struct AioContext {
     int wake_fd;                               /* eventfd; constant */
 
     /* home thread only */
-    AioUring uring CACHE_ALIGNED;
+    const AioMonitor *monitor CACHE_ALIGNED; /* constant */
+    AioUring uring;
+    unsigned inflight; /* disk requests handed to the monitor, not completed */
     unsigned depth; /* passes running: > 1 when nested */
     AioBh *bh_ready_head, **bh_ready_tail;
     AioPoll poll;

@@ -116,7 +116,7 @@ PollResult poll_spin(AioContext *ctx, int64_t start_ns, int64_t window_ns, int64
     do {
         ctx->poll.waited_ns = now_ns - start_ns;
         for (unsigned i = 0; i < ROUNDS_PER_CLOCK_READ; i++) {
-            if (uring_has_work(ctx) || context_notified(ctx)) {
+            if (ctx->monitor->has_work(ctx) || context_notified(ctx)) {
                 return POLL_LOOK;
             }
             if (poll_probe(ctx)) {
@@ -166,7 +166,7 @@ int64_t poll_window_ns(const AioContext *ctx)
     list_for_each(node, &poll->sources) {
         const AioPollSource *source = list_entry(node, AioPollSource, node);
 
-        if (source != &poll->requests || ctx->uring.inflight > 0) {
+        if (source != &poll->requests || ctx->inflight > 0) {
             window_ns = MAX(window_ns, source->window_ns);
         }
     }

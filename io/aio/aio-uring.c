@@ -9,6 +9,11 @@
  * behind it until more work comes. So a flag that is up right after io_uring_enter counts for
  * nothing: if there is new work behind it, the next call, at the latest the one that sleeps, does it.
  *
+ * Handlers are watched with one-shot polls: multishot ones report edges, and a handler that leaves
+ * data behind would wait for ever. When one completes, the handler is put down for arming again
+ * *before* it is called, so that an inner pass sees the descriptor, too; the poll itself is
+ * submitted at the next io_uring_enter, after the call.
+ *
  * Invariants:
  *   (1) The memory that a completion names is alive until the completion has been reaped: a
  *       request's record because its coroutine does not leave uring_co_wait() before, a handler
@@ -16,7 +21,7 @@
  *   (2) No submitted entry points at memory of a frame that may be left before submission, except
  *       through a request that waits. The longest sleep is an argument of the system call, not a
  *       timeout request, so there is no timespec to keep alive.
- *   (3) handler.armed is true from the moment its POLL_ADD stands in the queue until the one
+ *   (3) handler.armed is true from the moment when its POLL_ADD stands in the queue until the one
  *       completion of that POLL_ADD has been reaped.
  *   (4) The thread sleeps only with the read of the wake-up eventfd submitted.
  *   (5) A completion is taken off the ring before what it is for is called, so that an inner pass
@@ -65,7 +70,7 @@ static int setup_error(const AioContext *ctx, int code, Error *err)
                      hint);
 }
 
-int uring_init(AioContext *ctx, unsigned entries, Error *err)
+static int uring_init(AioContext *ctx, unsigned entries, Error *err)
 {
     AioUring *u = &ctx->uring;
     struct io_uring_params params;
@@ -103,7 +108,7 @@ int uring_init(AioContext *ctx, unsigned entries, Error *err)
     return 0;
 }
 
-void uring_enable(AioContext *ctx)
+static void uring_enable(AioContext *ctx)
 {
     AioUring *u = &ctx->uring;
     struct io_uring_rsrc_update update = { .offset = -1U, .data = (uint64_t)u->ring.ring_fd };
@@ -119,11 +124,11 @@ void uring_enable(AioContext *ctx)
     }
 }
 
-void uring_finish(AioContext *ctx)
+static void uring_finish(AioContext *ctx)
 {
     AioUring *u = &ctx->uring;
 
-    assert(u->inflight == 0);
+    assert(ctx->inflight == 0);
     assert(list_empty(&u->waiters));
     if (u->enter_flags && ctx->home_tid == gettid()) {
         /* The table is the thread's; when that has ended, its end did this. */
@@ -146,23 +151,28 @@ static unsigned cq_ready(const AioUring *u)
     return __atomic_load_n(u->ring.cq.ktail, __ATOMIC_ACQUIRE) - *u->ring.cq.khead;
 }
 
-bool uring_wants_enter(const AioContext *ctx)
+static bool wants_enter(const AioContext *ctx)
 {
     return __atomic_load_n(ctx->uring.ring.sq.kflags, __ATOMIC_RELAXED) &
            (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) & ~ctx->uring.stale_flags;
 }
 
-bool uring_has_work(const AioContext *ctx)
+static bool uring_has_work(AioContext *ctx)
 {
-    return cq_ready(&ctx->uring) || uring_wants_enter(ctx);
+    return cq_ready(&ctx->uring) || wants_enter(ctx);
 }
 
-bool uring_has_queued(const AioContext *ctx, bool arm_polled)
+static bool uring_has_queued(const AioContext *ctx, bool arm_polled)
 {
     const AioUring *u = &ctx->uring;
 
     return sq_queued(u) || !list_empty(&u->arm) || !list_empty(&u->cancel) ||
            (arm_polled && !list_empty(&u->arm_polled));
+}
+
+static bool uring_needs_enter(const AioContext *ctx, bool arm_polled)
+{
+    return uring_has_queued(ctx, arm_polled) || wants_enter(ctx);
 }
 
 /* --- entering the kernel --- */
@@ -257,7 +267,7 @@ static void queue_wake_read(AioContext *ctx)
     }
 }
 
-void uring_enter(AioContext *ctx, bool wait, bool arm_polled, int64_t timeout_ns)
+static void uring_enter(AioContext *ctx, bool wait, bool arm_polled, int64_t timeout_ns)
 {
     queue_cancels(ctx);
     queue_arms(ctx, &ctx->uring.arm);
@@ -268,6 +278,23 @@ void uring_enter(AioContext *ctx, bool wait, bool arm_polled, int64_t timeout_ns
         queue_wake_read(ctx);
     }
     enter(ctx, wait && ctx->uring.wake_armed, timeout_ns);
+}
+
+/* --- handlers --- */
+
+static void uring_handler_arm(AioContext *ctx, AioHandler *h)
+{
+    list_push_back(h->ops.poll ? &ctx->uring.arm_polled : &ctx->uring.arm, &h->arm_node);
+}
+
+static void uring_handler_forget(AioContext *ctx, AioHandler *h)
+{
+    if (list_linked(&h->arm_node)) {
+        list_remove(&h->arm_node);
+    }
+    if (h->armed) {
+        list_push_back(&ctx->uring.cancel, &h->arm_node);
+    }
 }
 
 /* --- reaping --- */
@@ -294,7 +321,7 @@ static bool handler_completed(AioContext *ctx, AioHandler *h, int res)
 static void request_completed(AioContext *ctx, AioRequest *req, int res)
 {
     poll_fired(ctx, &ctx->poll.requests);
-    ctx->uring.inflight--;
+    ctx->inflight--;
     req->res = res;
     req->done = true;
     co_enter(req->co);
@@ -330,7 +357,7 @@ static void waiters_wake(AioContext *ctx)
     }
 }
 
-bool uring_reap(AioContext *ctx)
+static bool uring_reap(AioContext *ctx)
 {
     AioUring *u = &ctx->uring;
     unsigned *khead = u->ring.cq.khead;
@@ -349,23 +376,6 @@ bool uring_reap(AioContext *ctx)
         waiters_wake(ctx);
     }
     return progress;
-}
-
-/* --- handlers --- */
-
-void uring_handler_arm(AioContext *ctx, AioHandler *h)
-{
-    list_push_back(h->ops.poll ? &ctx->uring.arm_polled : &ctx->uring.arm, &h->arm_node);
-}
-
-void uring_handler_forget(AioContext *ctx, AioHandler *h)
-{
-    if (list_linked(&h->arm_node)) {
-        list_remove(&h->arm_node);
-    }
-    if (h->armed) {
-        list_push_back(&ctx->uring.cancel, &h->arm_node);
-    }
 }
 
 /* --- requests --- */
@@ -390,10 +400,25 @@ int uring_co_wait(AioContext *ctx, struct io_uring_sqe *sqe)
     AioRequest req = { .co = co_self() };
 
     set_user_data(sqe, &req, URING_TAG_REQUEST);
-    ctx->uring.inflight++;
+    ctx->inflight++;
     counter_add(&ctx->counters.requests, 1);
     do {
         co_yield();
     } while (!req.done);
     return req.res;
 }
+
+const AioMonitor uring_monitor = {
+    .name = "io_uring",
+    .init = uring_init,
+    .finish = uring_finish,
+    .enable = uring_enable,
+    .has_work = uring_has_work,
+    .has_queued = uring_has_queued,
+    .needs_enter = uring_needs_enter,
+    .enter = uring_enter,
+    .reap = uring_reap,
+    .handler_arm = uring_handler_arm,
+    .handler_forget = uring_handler_forget,
+    .co_file_op = uring_co_file_op,
+};

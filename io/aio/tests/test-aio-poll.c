@@ -536,9 +536,9 @@ TEST(aio_poll, requests_hold_the_window_open_only_while_one_is_in_flight)
         wait_ended(ctx, &ctx->poll.requests, 10 * US, true);
     }
     EXPECT_EQ(poll_window_ns(ctx), 0);
-    ctx->uring.inflight = 1;
+    ctx->inflight = 1;
     EXPECT_EQ(poll_window_ns(ctx), 32 * US);
-    ctx->uring.inflight = 0;
+    ctx->inflight = 0;
     aio_context_destroy(ctx);
 }
 
