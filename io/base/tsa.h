@@ -16,6 +16,9 @@
 #define TSA(x)
 #endif
 
+/* The body of a lock's own function, which does what the analysis cannot see. */
+#define NO_TSA TSA(no_thread_safety_analysis)
+
 typedef struct TSA(capability("role")) TsaRole {
     char unused;
 } TsaRole;

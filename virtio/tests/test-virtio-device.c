@@ -1,6 +1,8 @@
 /*
  * test-virtio-device.c - the device's state machine, as registers drive it
  */
+#include <pthread.h>
+
 #include "io/base/test.h"
 #include "virtio/tests/test-device.h"
 
