@@ -63,8 +63,7 @@ int gm_add(GuestMemory *gm, uint64_t gpa, uint64_t len_bytes, void *hva, Error *
         return error_set(err, -ENOSPC, "more than %d guest memory regions",
                          GUEST_MEMORY_REGIONS_MAX);
     }
-    GuestMemoryRegion *regions =
-        realloc(gm->regions, (gm->nb_regions + 1) * sizeof(*gm->regions));
+    GuestMemoryRegion *regions = realloc(gm->regions, (gm->nb_regions + 1) * sizeof(*gm->regions));
 
     if (!regions) {
         return error_set(err, -ENOMEM, "out of memory for the guest memory map");

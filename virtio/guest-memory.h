@@ -38,8 +38,8 @@ void gm_init(GuestMemory *gm) NONNULL(1);
 void gm_finish(GuestMemory *gm);
 
 /* gm_add - Errors: -EINVAL empty, wraps around or overlaps; -ENOSPC too many regions */
-int gm_add(GuestMemory *gm, uint64_t gpa, uint64_t len_bytes, void *hva, Error *err) NONNULL(1, 4)
-    WARN_UNUSED;
+int gm_add(GuestMemory *gm, uint64_t gpa, uint64_t len_bytes, void *hva, Error *err)
+    NONNULL(1, 4) WARN_UNUSED;
 
 /* gm_find - the region that holds @gpa, NULL when it is no memory */
 const GuestMemoryRegion *gm_find(const GuestMemory *gm, Gpa gpa) NONNULL(1);

@@ -15,9 +15,9 @@
 
 #define VIRTIO_CONFIG_BYTES_MAX 256 /* a device type's configuration structure */
 
-#define VIRTIO_BLK_SEG_MAX_DEFAULT 126
-#define VIRTIO_BLK_SEG_BYTES_MAX   (4u << 20) /* size_max offered */
-#define VIRTIO_BLK_RANGES_MAX      32         /* discard or write-zeroes segments of a request */
+#define VIRTIO_BLK_SEG_MAX_DEFAULT   126
+#define VIRTIO_BLK_SEG_BYTES_MAX     (4u << 20) /* size_max offered */
+#define VIRTIO_BLK_RANGES_MAX        32         /* discard or write-zeroes segments of a request */
 #define VIRTIO_BLK_RANGE_SECTORS_MAX ((1u << 22) - 1) /* of such a segment; just under 2 GiB */
 
 #endif

@@ -222,8 +222,7 @@ static NOINLINE co_fn int do_ranges(BlkRequest *req)
     if (vblk->read_only) {
         return -EPERM;
     }
-    if (!virtio_blk_has_feature(vblk, discard ? VIRTIO_BLK_F_DISCARD
-                                              : VIRTIO_BLK_F_WRITE_ZEROES)) {
+    if (!virtio_blk_has_feature(vblk, discard ? VIRTIO_BLK_F_DISCARD : VIRTIO_BLK_F_WRITE_ZEROES)) {
         return -EOPNOTSUPP;
     }
     nb_ranges = ranges_read(req, ranges);

@@ -160,8 +160,8 @@ static int choose_block_bytes(VirtioBlk *vblk, const VirtioBlkParams *params, Er
     }
     if (!IS_POWER_OF_2(bytes) || bytes < SECTOR_BYTES || bytes > 32768) {
         return error_set(err, -EINVAL,
-                         "%s: block size: %u is not a power of 2 between 512 and 32768",
-                         params->id, bytes);
+                         "%s: block size: %u is not a power of 2 between 512 and 32768", params->id,
+                         bytes);
     }
     vblk->block_bytes = bytes;
     return 0;

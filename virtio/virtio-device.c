@@ -199,8 +199,8 @@ static co_fn void queue_run(VirtioDevice *vdev, VirtQueue *vq)
         ret = vq_co_start(vq, vdev->ops->elem_bytes, &err);
     }
     if (ret < 0) {
-        log_limited(&vdev->log_limit, LOG_LEVEL_WARN, "virtio",
-                    "%s: %s; the device needs a reset", vdev->name, err.msg);
+        log_limited(&vdev->log_limit, LOG_LEVEL_WARN, "virtio", "%s: %s; the device needs a reset",
+                    vdev->name, err.msg);
         vdev_needs_reset(vdev);
     }
 }

@@ -31,8 +31,8 @@ typedef struct VirtioDevice VirtioDevice;
 
 /* What a device type implements. Main context; the _co_ ones under vdev->lock. */
 typedef struct VirtioDeviceOps {
-    uint16_t device_id;    /* 2 = block */
-    size_t elem_bytes;     /* request size for vq_co_start() */
+    uint16_t device_id; /* 2 = block */
+    size_t elem_bytes;  /* request size for vq_co_start() */
     size_t config_bytes;
 
     /* The bits offered by the type (transport-independent bits are added by virtio-device.c). */
@@ -70,19 +70,19 @@ struct VirtioDevice {
     const VirtioDeviceOps *ops;
     const VirtioTransportOps *transport;
     void *transport_opaque;
-    char *name;               /* for messages: the disk's id */
+    char *name; /* for messages: the disk's id */
     const GuestMemory *gm;
 
     _Atomic uint8_t status;   /* VIRTIO_CONFIG_S_*; written in main, NEEDS_RESET by any thread */
     uint64_t driver_features; /* what the driver wrote; effective after FEATURES_OK */
     uint32_t config_generation;
-    bool running;             /* DRIVER_OK: enabled queues are started */
+    bool running; /* DRIVER_OK: enabled queues are started */
     LogLimit log_limit;
-    AioBh *needs_reset_bh;    /* main: tells the driver and the log */
-    bool needs_reset_told;    /* main: the driver has been interrupted for it */
+    AioBh *needs_reset_bh; /* main: tells the driver and the log */
+    bool needs_reset_told; /* main: the driver has been interrupted for it */
 
     unsigned nb_queues;
-    VirtQueue *queues;        /* nb_queues */
+    VirtQueue *queues; /* nb_queues */
 };
 
 /*

@@ -38,7 +38,7 @@ typedef struct VirtQueue VirtQueue;
  * when the queue was started.
  */
 typedef struct VqElem {
-    struct iovec *iov;  /* [0 .. nb_out) device-readable, [nb_out .. nb_out + nb_in) writable */
+    struct iovec *iov; /* [0 .. nb_out) device-readable, [nb_out .. nb_out + nb_in) writable */
     VirtQueue *vq;
     uint64_t out_bytes; /* of the readable part */
     uint64_t in_bytes;  /* of the writable part */
@@ -71,44 +71,44 @@ struct VirtQueue {
     struct VirtioDevice *vdev;
     AioContext *ctx; /* home */
     const GuestMemory *gm;
-    struct vring_desc *desc;   /* guest memory, checked at start */
+    struct vring_desc *desc; /* guest memory, checked at start */
     struct vring_avail *avail;
     struct vring_used *used;
-    uint16_t size;             /* power of 2 */
+    uint16_t size; /* power of 2 */
     bool event_idx;
     bool indirect;
-    bool active;               /* started and not broken */
+    bool active; /* started and not broken */
     bool started;
-    _Atomic bool broken;       /* written by the home context (vq_break) and, stopped, by main */
+    _Atomic bool broken; /* written by the home context (vq_break) and, stopped, by main */
 
     /* written on every request, by the home context only */
     uint16_t last_avail CACHE_ALIGNED; /* next available entry to take */
-    uint16_t avail_seen;       /* avail->idx when last looked: fewer looks at the shared line */
-    uint16_t used_idx;         /* next used entry to fill */
-    uint16_t used_published;   /* used->idx as the driver sees it */
-    uint16_t signalled_used;   /* used index at the last interrupt decision */
+    uint16_t avail_seen;     /* avail->idx when last looked: fewer looks at the shared line */
+    uint16_t used_idx;       /* next used entry to fill */
+    uint16_t used_published; /* used->idx as the driver sees it */
+    uint16_t signalled_used; /* used index at the last interrupt decision */
     bool notifications_on;
-    bool polling;              /* a polling window is open: notifications stay off */
-    unsigned in_flight;        /* popped, not yet pushed */
+    bool polling;       /* a polling window is open: notifications stay off */
+    unsigned in_flight; /* popped, not yet pushed */
     VqElem *free_elems;
-    uint8_t *head_in_flight;   /* a byte for each head */
+    uint8_t *head_in_flight;         /* a byte for each head */
     const GuestMemoryRegion *region; /* of the last buffer: most are in the same one */
     AioDefer flush;
-    Coroutine *stop_waiter;    /* in vq_co_stop(), until in_flight is 0 */
+    Coroutine *stop_waiter; /* in vq_co_stop(), until in_flight is 0 */
     VqStats stats;
 
     /* set up */
     unsigned index;
-    EventNotifier doorbell;    /* ioeventfd or kickfd */
-    bool doorbell_owned;       /* false: the fd came from a peer */
-    bool doorbell_attached;    /* the transport signals it; main */
+    EventNotifier doorbell; /* ioeventfd or kickfd */
+    bool doorbell_owned;    /* false: the fd came from a peer */
+    bool doorbell_attached; /* the transport signals it; main */
     VqInterrupt interrupt;
-    AioBh *self_kick;          /* home context, while started */
+    AioBh *self_kick; /* home context, while started */
     void *elem_memory;
     size_t elem_bytes;
-    struct iovec *iov_memory;  /* VQ_ELEM_IOV_MAX for each element, untouched until used */
+    struct iovec *iov_memory; /* VQ_ELEM_IOV_MAX for each element, untouched until used */
     char broken_reason[VQ_REASON_BYTES]; /* written before broken, read after it by main */
-    bool broken_told;          /* main has logged the reason */
+    bool broken_told;                    /* main has logged the reason */
 
     /* what the driver wrote (transport registers); main thread */
     uint16_t max_size;
@@ -173,8 +173,7 @@ bool vq_enable_notifications(VirtQueue *vq) NONNULL(1) WARN_UNUSED;
 void vq_disable_notifications(VirtQueue *vq) NONNULL(1);
 
 /* vq_break - the guest broke the rules; see above. Home. */
-void vq_break(VirtQueue *vq, const char *fmt, ...) PRINTF(2, 3) NONNULL(1)
-    __attribute__((cold));
+void vq_break(VirtQueue *vq, const char *fmt, ...) PRINTF(2, 3) NONNULL(1) __attribute__((cold));
 
 /* vq_serve - have the device handle what is available, as a kick would. Home. */
 void vq_serve(VirtQueue *vq) NONNULL(1);

@@ -167,8 +167,7 @@ static void chain_use_large(SplitChain *chain, VqElem *elem)
 }
 
 /* A buffer in another region than the last one, in several, in none, or one piece too many. */
-static NOINLINE int chain_map(VirtQueue *vq, VqElem *elem, SplitChain *chain, Gpa gpa,
-                              uint32_t len)
+static NOINLINE int chain_map(VirtQueue *vq, VqElem *elem, SplitChain *chain, Gpa gpa, uint32_t len)
 {
     const GuestMemoryRegion *region = gm_find(vq->gm, gpa);
     int nb;
@@ -180,8 +179,7 @@ static NOINLINE int chain_map(VirtQueue *vq, VqElem *elem, SplitChain *chain, Gp
         return -EPIPE;
     }
     if (nb < 0) {
-        vq_break(vq, "a buffer of %u bytes at 0x%" PRIx64 " is not guest memory", len,
-                 gpa.addr);
+        vq_break(vq, "a buffer of %u bytes at 0x%" PRIx64 " is not guest memory", len, gpa.addr);
         return -EPIPE;
     }
     vq->region = region;
@@ -263,8 +261,7 @@ static ALWAYS_INLINE int table_get(VirtQueue *vq, const SplitTable *table, unsig
     } else {
         desc = gm_translate(vq->gm, GPA(table->gpa.addr + i * DESC_BYTES), DESC_BYTES);
         if (!desc) {
-            vq_break(vq, "an indirect table at 0x%" PRIx64 " is not guest memory",
-                     table->gpa.addr);
+            vq_break(vq, "an indirect table at 0x%" PRIx64 " is not guest memory", table->gpa.addr);
             return -EPIPE;
         }
     }

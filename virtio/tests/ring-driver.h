@@ -44,7 +44,7 @@ AioContext *guest_main_context(Error *err);
 
 typedef struct GuestTransport {
     unsigned nb_attached;
-    int attach_result;               /* what attach_doorbell answers */
+    int attach_result;                                    /* what attach_doorbell answers */
     _Atomic unsigned queue_interrupts[VIRTIO_QUEUES_MAX]; /* notify_queue() calls */
     unsigned config_interrupts;
 } GuestTransport;
@@ -83,11 +83,11 @@ typedef struct RingDriver {
     struct vring_avail *avail;
     struct vring_used *used;
     bool event_idx;
-    uint16_t avail_idx;     /* next entry to fill */
-    uint16_t avail_kicked;  /* avail_idx at the last decision to kick */
-    uint16_t used_seen;     /* next used entry to look at */
+    uint16_t avail_idx;    /* next entry to fill */
+    uint16_t avail_kicked; /* avail_idx at the last decision to kick */
+    uint16_t used_seen;    /* next used entry to look at */
     uint16_t free_head, nb_free;
-    uint16_t *next_free;    /* by descriptor */
+    uint16_t *next_free; /* by descriptor */
 } RingDriver;
 
 /* Fresh zeroed ring memory; programs the queue's registers, does not enable it. */

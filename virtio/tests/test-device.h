@@ -16,16 +16,16 @@
 typedef struct TestDevice {
     VirtioDevice vdev;
     GuestTransport transport;
-    bool hold;             /* keep what was popped; else it is pushed at once */
+    bool hold; /* keep what was popped; else it is pushed at once */
     VqElem *held[VQ_SIZE_MAX];
     unsigned nb_held;
     unsigned nb_popped;
-    unsigned nb_calls;     /* of handle_queue() */
+    unsigned nb_calls; /* of handle_queue() */
     unsigned most_in_call;
     uint64_t set_features;
     unsigned nb_resets;
     uint8_t config[TEST_DEVICE_CONFIG_BYTES];
-    VqElem last;           /* copy of the last one popped, with its vectors */
+    VqElem last; /* copy of the last one popped, with its vectors */
     struct iovec last_iov[VQ_ELEM_IOV_MAX];
 } TestDevice;
 

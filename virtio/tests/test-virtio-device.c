@@ -8,12 +8,12 @@
 
 #define QUEUE_SIZE 16
 
-#define ACK    VIRTIO_CONFIG_S_ACKNOWLEDGE
-#define DRIVER VIRTIO_CONFIG_S_DRIVER
-#define FEAT_OK   VIRTIO_CONFIG_S_FEATURES_OK
-#define DRV_OK   VIRTIO_CONFIG_S_DRIVER_OK
-#define FAILED VIRTIO_CONFIG_S_FAILED
-#define NEEDS  VIRTIO_CONFIG_S_NEEDS_RESET
+#define ACK     VIRTIO_CONFIG_S_ACKNOWLEDGE
+#define DRIVER  VIRTIO_CONFIG_S_DRIVER
+#define FEAT_OK VIRTIO_CONFIG_S_FEATURES_OK
+#define DRV_OK  VIRTIO_CONFIG_S_DRIVER_OK
+#define FAILED  VIRTIO_CONFIG_S_FAILED
+#define NEEDS   VIRTIO_CONFIG_S_NEEDS_RESET
 
 #define VERSION_1 FEATURE(VIRTIO_F_VERSION_1)
 
@@ -174,10 +174,9 @@ TEST(vdev, feature_writes_after_features_ok_are_ignored)
 TEST(vdev, features_are_read_in_two_halves_and_nothing_else)
 {
     test_device_init(&dev, &guest, 1, QUEUE_SIZE);
-    EXPECT_EQ(vdev_features_read(&dev.vdev, 0), FEATURE(VIRTIO_RING_F_INDIRECT_DESC) |
-                                                    FEATURE(VIRTIO_RING_F_EVENT_IDX) |
-                                                    FEATURE(TEST_DEVICE_FEATURE) |
-                                                    FEATURE(TEST_DEVICE_FEATURE_BAD));
+    EXPECT_EQ(vdev_features_read(&dev.vdev, 0),
+              FEATURE(VIRTIO_RING_F_INDIRECT_DESC) | FEATURE(VIRTIO_RING_F_EVENT_IDX) |
+                  FEATURE(TEST_DEVICE_FEATURE) | FEATURE(TEST_DEVICE_FEATURE_BAD));
     EXPECT_EQ(vdev_features_read(&dev.vdev, 1),
               FEATURE(VIRTIO_F_VERSION_1 - 32) | FEATURE(VIRTIO_F_RING_RESET - 32));
     EXPECT_EQ(vdev_features_read(&dev.vdev, 2), 0);
