@@ -6,7 +6,8 @@
  * wants to be told (flags, or with EVENT_IDX used_event and avail_event).
  *
  * Invariants:
- *   (1) The areas lie in guest memory in full; checked once, when the queue is started.
+ *   (1) The areas lie in guest memory in full, aligned there and here (a peer that gives us memory
+ *       may map it oddly); checked once, when the queue is started.
  *   (2) Nothing of the driver's is read twice: avail->idx once a batch, a ring entry and a
  *       descriptor once each, into locals that are then checked and used.
  *   (3) avail_seen - last_avail <= size: what was announced and not taken.
@@ -117,6 +118,12 @@ static int area_find(VirtQueue *vq, const char *what, uint64_t gpa, uint64_t len
     }
     *(void **)ret_hva = hva;
     return 0;
+    if ((uintptr_t)hva % align_bytes != 0) {
+        return error_set(err, -EINVAL,
+                         "queue %u: %s at 0x%" PRIx64 " is in memory that is not mapped with an "
+                         "alignment of %" PRIu64,
+                         vq->index, what, gpa, align_bytes);
+    }
 }
 
 int vring_split_setup(VirtQueue *vq, Error *err)

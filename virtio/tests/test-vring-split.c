@@ -405,6 +405,18 @@ TEST(vring_split, a_misaligned_ring_is_refused)
     expect_start_refused();
 }
 
+TEST(vring_split, a_ring_in_oddly_mapped_memory_is_refused)
+{
+    const uint64_t odd_gpa = GUEST_BASE_GPA + (1u << 30);
+    uint64_t hva_gpa;
+
+    configure();
+    hva_gpa = guest_alloc(&guest, 8192, 4096);
+    ASSERT_EQ(gm_add(&guest.gm, odd_gpa, 4096, (char *)guest_ptr(&guest, hva_gpa) + 2, NULL), 0);
+    vdev_queue_set_address(&dev.vdev, ring.vq, VQ_RING_USED, false, (uint32_t)odd_gpa);
+    expect_start_refused();
+}
+
 /* --- malformed indices and chains --- */
 
 TEST(vring_split, a_head_beyond_the_table_breaks_the_queue)
