@@ -13,7 +13,9 @@
  *   (3) avail_seen - last_avail <= size: what was announced and not taken.
  *   (4) A head is in flight at most once; so at most `size` elements are out, and used_idx never
  *       passes last_avail.
- *   (5) A walk looks at no more than `size` buffers and one indirect table, whatever the links.
+ *   (5) A walk looks at no more than `max_size` buffers and one indirect table, whatever the links.
+ *       Not `size`: a driver that found memory for a smaller ring only still makes indirect
+ *       chains as long as the device's limits allow (Linux does).
  *   (6) used_published is what the driver sees of used_idx. The entries before it are complete.
  *
  * Memory order:
@@ -116,14 +118,14 @@ static int area_find(VirtQueue *vq, const char *what, uint64_t gpa, uint64_t len
                          " bytes) is not in one piece of guest memory",
                          vq->index, what, gpa, len_bytes);
     }
-    *(void **)ret_hva = hva;
-    return 0;
     if ((uintptr_t)hva % align_bytes != 0) {
         return error_set(err, -EINVAL,
                          "queue %u: %s at 0x%" PRIx64 " is in memory that is not mapped with an "
                          "alignment of %" PRIu64,
                          vq->index, what, gpa, align_bytes);
     }
+    *(void **)ret_hva = hva;
+    return 0;
 }
 
 int vring_split_setup(VirtQueue *vq, Error *err)
@@ -279,7 +281,7 @@ static ALWAYS_INLINE int table_get(VirtQueue *vq, const SplitTable *table, unsig
 static ALWAYS_INLINE int chain_walk(VirtQueue *vq, VqElem *elem, SplitChain *chain, unsigned i)
 {
     SplitTable table = { .desc = vq->desc, .nb_desc = vq->size };
-    unsigned left = vq->size;
+    unsigned left = vq->max_size;
     SplitDesc d;
     int ret;
 

@@ -427,10 +427,41 @@ TEST(vring_split, a_head_beyond_the_table_breaks_the_queue)
     end();
 }
 
+/* Where the table ends there are more descriptors that would do. */
+static void begin_with_longer_table(void)
+{
+    configure();
+    ring.desc_gpa = guest_alloc(&guest, 4 * QUEUE_SIZE * sizeof(*ring.desc), 16);
+    ring.desc = guest_ptr(&guest, ring.desc_gpa);
+    for (unsigned i = 0; i < 4 * QUEUE_SIZE; i++) {
+        ring_set_desc(&ring, i, buf_gpa, 8, 0, 0);
+    }
+    vdev_queue_set_address(&dev.vdev, ring.vq, VQ_RING_DESC, false, (uint32_t)ring.desc_gpa);
+    start();
+}
+
+TEST(vring_split, a_head_beyond_the_table_breaks_the_queue_whatever_stands_there)
+{
+    for (unsigned head = QUEUE_SIZE; head < 4 * QUEUE_SIZE; head += QUEUE_SIZE - 1) {
+        begin_with_longer_table();
+        offer_and_kick(QUEUE_SIZE - 1);
+        EXPECT_EQ(dev.nb_popped, 1);
+        dev.nb_popped = 0;
+        offer_and_kick((uint16_t)head);
+        EXPECT_TRUE(strncmp(ring.vq->broken_reason, "head", 4) == 0); /* nothing was looked up */
+        expect_broken_until_reset();
+        end();
+    }
+}
+
 TEST(vring_split, a_next_beyond_the_table_breaks_the_queue)
 {
-    begin();
-    desc(0, 8, VRING_DESC_F_NEXT, QUEUE_SIZE);
+    begin_with_longer_table();
+    ring_set_desc(&ring, 0, buf_gpa, 8, VRING_DESC_F_NEXT, QUEUE_SIZE - 1);
+    offer_and_kick(0);
+    EXPECT_EQ(dev.nb_popped, 1);
+    dev.nb_popped = 0;
+    ring_set_desc(&ring, 0, buf_gpa, 8, VRING_DESC_F_NEXT, QUEUE_SIZE);
     offer_and_kick(0);
     expect_broken_until_reset();
     end();
@@ -565,6 +596,15 @@ static uint64_t indirect(uint32_t len, uint16_t flags)
     return table;
 }
 
+static void chain_in_table(uint64_t table_gpa, unsigned nb)
+{
+    struct vring_desc *t = guest_ptr(&guest, table_gpa);
+
+    for (unsigned i = 0; i < nb; i++) {
+        ring_write_desc(&t[i], buf_gpa, 8, i + 1 < nb ? VRING_DESC_F_NEXT : 0, (uint16_t)(i + 1));
+    }
+}
+
 TEST(vring_split, indirect_without_the_feature_breaks_the_queue)
 {
     begin_with(0, QUEUE_SIZE, QUEUE_SIZE);
@@ -617,8 +657,41 @@ TEST(vring_split, a_next_beyond_the_indirect_table_breaks_the_queue)
 {
     begin();
     uint64_t table = indirect(32, 0);
+    struct vring_desc *t = guest_ptr(&guest, table);
 
-    ring_write_desc(guest_ptr(&guest, table), buf_gpa, 8, VRING_DESC_F_NEXT, 2);
+    ring_write_desc(&t[0], buf_gpa, 8, VRING_DESC_F_NEXT, 2);
+    ring_write_desc(&t[2], buf_gpa, 8, 0, 0); /* as good as any, but outside */
+    offer_and_kick(0);
+    expect_broken_until_reset();
+    end();
+}
+
+TEST(vring_split, an_indirect_table_may_have_more_entries_than_the_queue)
+{
+    begin();
+    uint64_t table = indirect(3 * QUEUE_SIZE * 16, 0);
+    struct vring_desc *t = guest_ptr(&guest, table);
+
+    ring_write_desc(&t[0], buf_gpa, 8, VRING_DESC_F_NEXT, 3 * QUEUE_SIZE - 1);
+    ring_write_desc(&t[3 * QUEUE_SIZE - 1], buf_gpa, 8, VRING_DESC_F_WRITE, 0);
+    offer_and_kick(0);
+    EXPECT_EQ(dev.nb_popped, 1);
+    EXPECT_EQ(dev.last.nb_out + dev.last.nb_in, 2);
+    EXPECT_FALSE(broken());
+    end();
+}
+
+TEST(vring_split, an_indirect_chain_may_be_longer_than_a_ring_smaller_than_offered)
+{
+    begin_with(FEATURE(VIRTIO_RING_F_INDIRECT_DESC), QUEUE_SIZE, QUEUE_SIZE / 4);
+    uint64_t table = indirect((QUEUE_SIZE + 1) * 16, 0);
+
+    chain_in_table(table, QUEUE_SIZE);
+    offer_and_kick(0);
+    EXPECT_EQ(dev.nb_popped, 1);
+    EXPECT_EQ(dev.last.nb_out, QUEUE_SIZE);
+    dev.nb_popped = 0;
+    chain_in_table(table, QUEUE_SIZE + 1);
     offer_and_kick(0);
     expect_broken_until_reset();
     end();
@@ -627,13 +700,7 @@ TEST(vring_split, a_next_beyond_the_indirect_table_breaks_the_queue)
 TEST(vring_split, an_indirect_chain_longer_than_the_queue_breaks_it)
 {
     begin();
-    uint64_t table = indirect((QUEUE_SIZE + 1) * 16, 0);
-    struct vring_desc *t = guest_ptr(&guest, table);
-
-    for (unsigned i = 0; i <= QUEUE_SIZE; i++) {
-        ring_write_desc(&t[i], buf_gpa, 8, i < QUEUE_SIZE ? VRING_DESC_F_NEXT : 0,
-                        (uint16_t)(i + 1));
-    }
+    chain_in_table(indirect((QUEUE_SIZE + 1) * 16, 0), QUEUE_SIZE + 1);
     offer_and_kick(0);
     expect_broken_until_reset();
     end();
@@ -642,13 +709,7 @@ TEST(vring_split, an_indirect_chain_longer_than_the_queue_breaks_it)
 TEST(vring_split, an_indirect_chain_as_long_as_the_queue_is_fine)
 {
     begin();
-    uint64_t table = indirect(QUEUE_SIZE * 16, 0);
-    struct vring_desc *t = guest_ptr(&guest, table);
-
-    for (unsigned i = 0; i < QUEUE_SIZE; i++) {
-        ring_write_desc(&t[i], buf_gpa, 8, i + 1 < QUEUE_SIZE ? VRING_DESC_F_NEXT : 0,
-                        (uint16_t)(i + 1));
-    }
+    chain_in_table(indirect(QUEUE_SIZE * 16, 0), QUEUE_SIZE);
     offer_and_kick(0);
     EXPECT_EQ(dev.nb_popped, 1);
     EXPECT_EQ(dev.last.nb_out, QUEUE_SIZE);
@@ -812,6 +873,25 @@ TEST(vring_split, a_broken_queue_leaves_the_others_running)
     EXPECT_EQ(dev.nb_popped, 1);
     EXPECT_EQ(ring_used_index(&other), 1);
     ring_finish(&other);
+    end();
+}
+
+TEST(vring_split, what_was_out_when_the_queue_broke_is_still_used)
+{
+    uint32_t head, len;
+
+    begin();
+    dev.hold = true;
+    desc(4, 8, VRING_DESC_F_WRITE, 0);
+    offer_and_kick(4);
+    offer_and_kick(QUEUE_SIZE);
+    ASSERT_TRUE(broken());
+    ASSERT_EQ(dev.nb_held, 1);
+    test_device_push(&dev, 8);
+    dev_settle();
+    ASSERT_TRUE(ring_next_used(&ring, &head, &len));
+    EXPECT_EQ(head, 4);
+    EXPECT_EQ(dev.transport.queue_interrupts[0], 1);
     end();
 }
 
@@ -999,6 +1079,22 @@ TEST(vring_split, kicks_are_wanted_when_idle_and_only_for_what_is_new)
     ring_kick(&ring);
     dev_settle();
     EXPECT_EQ(dev.nb_popped, 3);
+    end();
+}
+
+TEST(vring_split, an_idle_queue_wants_each_kick_also_when_indices_wrap)
+{
+    begin_with(FEATURE(VIRTIO_RING_F_EVENT_IDX), QUEUE_SIZE, QUEUE_SIZE);
+    desc(0, 8, VRING_DESC_F_WRITE, 0);
+    for (unsigned i = 0; i < 65536 + 2 * QUEUE_SIZE; i++) {
+        ring_offer(&ring, 0);
+        ring_publish(&ring);
+        ASSERT_TRUE(ring_wants_kick(&ring));
+        ring_kick(&ring);
+        dev_settle();
+    }
+    EXPECT_EQ(dev.nb_popped, 65536 + 2 * QUEUE_SIZE);
+    EXPECT_FALSE(broken());
     end();
 }
 
