@@ -75,7 +75,7 @@ static void blk_config_read(VirtioDevice *vdev, void *ret_config)
     uint32_t size_max = MIN(limits->max_transfer_bytes, VIRTIO_BLK_SEG_BYTES_MAX);
     struct virtio_blk_config config = {
         .capacity = htole64(virtio_blk_capacity_sectors(vblk)),
-        .size_max = htole32(ALIGN_DOWN(size_max, vblk->block_bytes)),
+        .size_max = htole32(MAX(ALIGN_DOWN(size_max, vblk->block_bytes), vblk->block_bytes)),
         .seg_max = htole32(vblk->seg_max),
         .blk_size = htole32(vblk->block_bytes),
         .physical_block_exp = log2_u32(physical / vblk->block_bytes),
@@ -170,9 +170,8 @@ static int choose_block_bytes(VirtioBlk *vblk, const VirtioBlkParams *params, Er
 static int choose_seg_max(VirtioBlk *vblk, const VirtioBlkParams *params, unsigned queue_size,
                           Error *err)
 {
-    uint32_t most = queue_size > CHAIN_OVERHEAD ? queue_size - CHAIN_OVERHEAD : 1;
+    uint32_t most = MIN(queue_size, (uint32_t)VQ_ELEM_IOV_MAX) - CHAIN_OVERHEAD;
 
-    most = MIN(most, (uint32_t)(VQ_ELEM_IOV_MAX - CHAIN_OVERHEAD));
     if (params->seg_max > most) {
         return error_set(err, -EINVAL, "%s: seg-max: %u is more than %u, what a queue of %u holds",
                          params->id, params->seg_max, most, queue_size);
@@ -203,8 +202,9 @@ static int blk_configure(VirtioBlk *vblk, const VirtioBlkParams *params, const G
     if (ret < 0) {
         return ret;
     }
-    if (queue_size < 2) {
-        return error_set(err, -EINVAL, "%s: queue-size: %u is less than 2", params->id, queue_size);
+    if (queue_size <= CHAIN_OVERHEAD) {
+        return error_set(err, -EINVAL, "%s: queue-size: %u has no room for header, data and status",
+                         params->id, queue_size);
     }
     if ((ret = choose_block_bytes(vblk, params, err)) < 0 ||
         (ret = choose_seg_max(vblk, params, queue_size, err)) < 0) {

@@ -22,7 +22,7 @@ typedef struct VirtioBlkParams {
     const char *id;       /* name; copied */
     const char *serial;   /* up to 20 bytes for GET_ID; NULL = the id */
     unsigned nb_queues;   /* 1 .. VIRTIO_QUEUES_MAX */
-    unsigned queue_size;  /* power of 2, 2 .. VQ_SIZE_MAX; 0 = 256 */
+    unsigned queue_size;  /* power of 2, 4 .. VQ_SIZE_MAX; 0 = 256 */
     uint32_t seg_max;     /* data segments a request; 0 = min(queue_size - 2, 126) */
     uint32_t block_bytes; /* logical block size; 0 = the backend's */
     bool read_only;

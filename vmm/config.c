@@ -16,6 +16,7 @@
 
 #define RAM_DEFAULT_BYTES (512ull << 20)
 #define POLL_MAX_NS_LIMIT 1000000000ull
+#define QUEUE_SIZE_MIN    4 /* header, data and status fit */
 #define QUEUE_SIZE_LIMIT  1024
 
 const char config_run_help[] =
@@ -33,7 +34,7 @@ const char config_run_help[] =
     "  --disk path=FILE|driver=null,size=SIZE[,...]\n"
     "      id=ID             name in messages and thread names (default d0, d1, ...)\n"
     "      queues=N          virtqueues, 1 to 64 (default: one a vCPU)\n"
-    "      queue-size=N      ring entries, a power of 2 up to 1024 (default 256)\n"
+    "      queue-size=N      ring entries, a power of 2, 4 to 1024 (default 256)\n"
     "      seg-max=N         data segments a request\n"
     "      iothreads=A:B:... queue i runs on thread i modulo their number\n"
     "                        (default: a thread for each queue)\n"
@@ -264,7 +265,8 @@ static int take_queues(DiskConfig *disk, Error *err)
     int ret;
 
     if ((ret = opts_get_u64(&disk->opts, "queues", 1, CONFIG_QUEUES_MAX, &queues, err)) < 0 ||
-        (ret = opts_get_u64(&disk->opts, "queue-size", 2, QUEUE_SIZE_LIMIT, &size, err)) < 0 ||
+        (ret = opts_get_u64(&disk->opts, "queue-size", QUEUE_SIZE_MIN, QUEUE_SIZE_LIMIT, &size,
+                            err)) < 0 ||
         (ret = opts_get_u64(&disk->opts, "seg-max", 1, QUEUE_SIZE_LIMIT - 2, &seg_max, err)) < 0) {
         return ret;
     }

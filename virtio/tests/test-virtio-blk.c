@@ -293,6 +293,7 @@ TEST(vblk, parameters_out_of_range_are_refused_with_the_reason)
         { { .id = "d", .nb_queues = 1, .queue_size = 100 }, "queue-size" },
         { { .id = "d", .nb_queues = 1, .queue_size = 2048 }, "queue-size" },
         { { .id = "d", .nb_queues = 1, .queue_size = 1 }, "queue-size" },
+        { { .id = "d", .nb_queues = 1, .queue_size = 2 }, "queue-size" },
         { { .id = "d", .nb_queues = 1, .queue_size = 64, .seg_max = 63 }, "seg-max" },
         { { .id = "d", .nb_queues = 1, .block_bytes = 1000 }, "block size" },
         { { .id = "d", .nb_queues = 1, .block_bytes = 65536 }, "block size" },
@@ -306,6 +307,30 @@ TEST(vblk, parameters_out_of_range_are_refused_with_the_reason)
         EXPECT_EQ(err.code, -EINVAL);
         EXPECT_TRUE(strstr(err.msg, bad[i].word) != NULL);
     }
+    device_end();
+}
+
+TEST(vblk, the_smallest_queue_carries_a_request_of_one_segment)
+{
+    VirtioBlkParams params = default_params;
+
+    params.queue_size = 4;
+    begin_with(&(MemConfig){ .length_bytes = DISK_BYTES }, &params, 0);
+    EXPECT_EQ(le32toh(read_config().seg_max), 2);
+    EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(run_read(0, SECTOR), VIRTIO_BLK_S_OK);
+    device_end();
+}
+
+TEST(vblk, a_segment_may_always_be_a_block_long)
+{
+    VirtioBlkParams params = default_params;
+
+    params.block_bytes = 4096;
+    begin_with(&(MemConfig){ .length_bytes = DISK_BYTES, .limits = { .max_transfer_bytes = 512 } },
+               &params, 0);
+    EXPECT_EQ(le32toh(read_config().size_max), 4096);
+    EXPECT_EQ(run_write(0, 4096), VIRTIO_BLK_S_OK);
     device_end();
 }
 
@@ -411,6 +436,22 @@ TEST(vblk, the_status_is_the_last_byte_of_a_writable_buffer_merged_with_data)
     device_end();
 }
 
+TEST(vblk, a_status_byte_inside_the_data_is_written_last)
+{
+    begin();
+    memset(disk.data, 0x5a, SECTOR);
+    write_header(VIRTIO_BLK_T_IN, 0);
+    run_chain((RingBuf[]){ { header_gpa, 16, false },
+                           { data_gpa, SECTOR, true },
+                           { data_gpa + 7, 1, true } },
+              3);
+    EXPECT_EQ(used_len, SECTOR + 1);
+    EXPECT_EQ(data()[6], 0x5a);
+    EXPECT_EQ(data()[7], VIRTIO_BLK_S_OK);
+    EXPECT_EQ(data()[8], 0x5a);
+    device_end();
+}
+
 TEST(vblk, a_header_that_is_too_short_is_an_io_error)
 {
     begin();
@@ -499,7 +540,7 @@ TEST(vblk, an_error_of_the_backend_is_an_io_error)
     device_end();
 }
 
-TEST(vblk, a_disk_that_shrinks_while_a_request_waits_is_an_io_error)
+TEST(vblk, requests_beyond_the_end_of_a_disk_that_shrank_are_io_errors)
 {
     begin();
     EXPECT_EQ(run_read(NB_SECTORS - 1, SECTOR), VIRTIO_BLK_S_OK);
@@ -509,6 +550,37 @@ TEST(vblk, a_disk_that_shrinks_while_a_request_waits_is_an_io_error)
     vdev_config_changed(vdev);
     EXPECT_EQ(transport.config_interrupts, 1);
     EXPECT_EQ(le64toh(read_config().capacity), NB_SECTORS / 2);
+    device_end();
+}
+
+TEST(vblk, a_disk_may_shrink_while_a_request_is_in_flight)
+{
+    uint32_t head;
+
+    begin();
+    atomic_store(&disk.yield, MEM_YIELD_PARK);
+    write_header(VIRTIO_BLK_T_OUT, NB_SECTORS - 1);
+    ring_add(&ring,
+             (RingBuf[]){
+                 { header_gpa, 16, false }, { data_gpa, SECTOR, false }, { status_gpa, 1, true } },
+             3);
+    ring_publish(&ring);
+    ring_kick(&ring);
+    while (mem_nb_parked(&disk) < 1) {
+        aio_poll(aio_main(), true);
+    }
+    atomic_store(&disk.node->length_bytes, DISK_BYTES / 2);
+    vdev_config_changed(vdev);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    disk.fail_code = -EIO; /* as a file does that ends before */
+    atomic_store(&disk.fail_nth, 1);
+    mem_release_all(&disk);
+    dev_settle();
+    ASSERT_TRUE(ring_next_used(&ring, &head, &used_len));
+    EXPECT_EQ(*status_byte(), VIRTIO_BLK_S_IOERR);
+    ring_free(&ring, (uint16_t)head);
+    EXPECT_EQ(run_write(NB_SECTORS - 1, SECTOR), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_OK);
     device_end();
 }
 
@@ -905,6 +977,69 @@ TEST(vblk, a_flush_covers_a_write_completed_before_it_was_submitted)
     EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_OK);
     EXPECT_EQ(run(VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
     EXPECT_EQ(flushes(), 2);
+    device_end();
+}
+
+/* A second queue, whose requests have their headers and status bytes behind the first one's. */
+static RingDriver other;
+
+static void other_begin(void)
+{
+    ring_init(&other, &guest, vdev, 1, QUEUE_SIZE);
+    dev_enable_queue(vdev, 1);
+}
+
+/* Hand it over and go on until it is parked or done. */
+static void other_submit(uint32_t type, unsigned slot)
+{
+    uint64_t gpa = ranges_gpa + slot * 32;
+
+    *(struct virtio_blk_outhdr *)guest_ptr(&guest, gpa) =
+        (struct virtio_blk_outhdr){ .type = htole32(type) };
+    ring_add(&other, (RingBuf[]){ { gpa, 16, false }, { gpa + 16, 1, true } }, 2);
+    ring_publish(&other);
+    ring_kick(&other);
+    dev_settle();
+}
+
+TEST(vblk, a_flush_covers_a_write_completed_on_another_queue)
+{
+    begin();
+    other_begin();
+    EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_OK);
+    atomic_store(&disk.yield, MEM_YIELD_PARK);
+    other_submit(VIRTIO_BLK_T_FLUSH, 0);
+    ASSERT_EQ(mem_nb_parked(&disk), 1); /* it goes to the disk, */
+    EXPECT_EQ(mem_parked(&disk, 0).op, MEM_FLUSH);
+    EXPECT_EQ(ring_used_index(&other), 0); /* and waits for it */
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release_all(&disk);
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&other), 1);
+    ring_finish(&other);
+    device_end();
+}
+
+TEST(vblk, a_flush_is_not_answered_by_one_that_began_before_the_write)
+{
+    begin();
+    other_begin();
+    atomic_store(&disk.yield, MEM_YIELD_PARK);
+    other_submit(VIRTIO_BLK_T_FLUSH, 0);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_OK);
+    atomic_store(&disk.yield, MEM_YIELD_PARK);
+    other_submit(VIRTIO_BLK_T_FLUSH, 1);
+    ASSERT_EQ(mem_nb_parked(&disk), 2);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release(&disk, 0);
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&other), 1);
+    mem_release(&disk, 0);
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&other), 2);
+    EXPECT_EQ(flushes(), 2);
+    ring_finish(&other);
     device_end();
 }
 

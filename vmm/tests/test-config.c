@@ -82,6 +82,7 @@ static const struct {
     { "--kernel k --disk p,queues=0", "queues" },
     { "--kernel k --disk p,queues=65536", "queues" },
     { "--kernel k --disk p,queue-size=100", "power of 2" },
+    { "--kernel k --disk p,queue-size=2", "queue-size" },
     { "--kernel k --disk p,queues=1,queues=2", "queues" },
     { "--kernel k --disk p,iothreads=io0", "io0" },
     { "--kernel k --disk p,transport=isa", "isa" },
