@@ -104,6 +104,18 @@ TEST(vdev, a_driver_cannot_clear_a_bit_or_set_needs_reset)
     test_device_finish(&dev, &guest);
 }
 
+TEST(vdev, a_write_that_clears_a_bit_sets_none_either)
+{
+    test_device_init(&dev, &guest, 1, QUEUE_SIZE);
+    dev_write_features(&dev.vdev, VERSION_1);
+    EXPECT_EQ(write_status(ACK | DRIVER), ACK | DRIVER);
+    EXPECT_EQ(write_status(ACK | FEAT_OK), ACK | DRIVER);
+    EXPECT_EQ(write_status(DRIVER | FEAT_OK | DRV_OK), ACK | DRIVER);
+    EXPECT_FALSE(dev.vdev.running);
+    EXPECT_EQ(write_status(ACK | DRIVER | FEAT_OK), ACK | DRIVER | FEAT_OK);
+    test_device_finish(&dev, &guest);
+}
+
 TEST(vdev, after_failed_only_a_reset_helps)
 {
     test_device_init(&dev, &guest, 1, QUEUE_SIZE);
@@ -411,6 +423,30 @@ TEST(vdev, registers_do_not_change_while_a_reset_waits)
     test_device_push(&dev, 8);
     dev_settle();
     EXPECT_TRUE(call.done);
+    end();
+}
+
+TEST(vdev, clearing_a_status_bit_of_a_running_device_changes_nothing)
+{
+    const uint8_t all = ACK | DRIVER | FEAT_OK | DRV_OK;
+
+    begin(0);
+    for (uint8_t bit = ACK; bit <= FEAT_OK; bit <<= 1) {
+        if (!(all & bit)) {
+            continue;
+        }
+        EXPECT_EQ(write_status(all & ~bit), all);
+        dev_write_features(&dev.vdev, 0);
+        EXPECT_TRUE(vdev_has_feature(&dev.vdev, VIRTIO_F_VERSION_1));
+        EXPECT_TRUE(ring.vq->started);
+        unsigned before = dev.nb_popped;
+
+        add_and_publish();
+        ring_kick(&ring);
+        dev_settle();
+        EXPECT_EQ(dev.nb_popped, before + 1);
+    }
+    EXPECT_EQ(dev.nb_resets, 1); /* that of begin() */
     end();
 }
 
