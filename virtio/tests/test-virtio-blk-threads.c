@@ -2,8 +2,11 @@
  * test-virtio-blk-threads.c - four queues, each with its own IOThread and its own driver thread
  *
  * Each driver keeps a model of its quarter of the disk. It writes and reads at random, up to a depth,
- * never two requests on the same blocks at once, and compares what comes back.
+ * never two requests on the same blocks at once, and compares what comes back. Some lives of the
+ * device end while the drivers are at it.
  */
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
@@ -21,6 +24,7 @@
 #define NB_BLOCKS   128 /* of each driver */
 #define NB_REQUESTS (HAVE_TSAN || HAVE_ASAN ? 1500 : 6000)
 #define NB_LIVES    3
+#define NB_RESETS   (HAVE_TSAN || HAVE_ASAN ? 6 : 20) /* of a device at work */
 
 typedef struct Slot {
     uint64_t header_gpa, data_gpa, status_gpa, table_gpa;
@@ -32,6 +36,7 @@ typedef struct Slot {
 
 typedef struct Driver {
     unsigned index;
+    pthread_t thread;
     RingDriver ring;
     int irq_fd;
     bool polls; /* looks at the used ring all the time; else it sleeps until the interrupt */
@@ -40,6 +45,8 @@ typedef struct Driver {
     bool in_use[NB_BLOCKS];
     uint64_t random;
     unsigned nb_submitted, nb_done, nb_errors, nb_wrong;
+    _Atomic unsigned nb_seen; /* nb_done, for other threads */
+    _Atomic bool stop;        /* its queue was reset: nothing comes any more */
 } Driver;
 
 static Guest guest;
@@ -48,6 +55,7 @@ static VirtioDevice *vdev;
 static GuestTransport transport;
 static Driver drivers[NB_QUEUES];
 static _Atomic unsigned nb_finished;
+static int disk_fd;
 
 static uint32_t next_random(Driver *d)
 {
@@ -142,7 +150,7 @@ static void *driver_thread(void *opaque)
     Driver *d = opaque;
     uint32_t head, len;
 
-    while (d->nb_done < NB_REQUESTS) {
+    while (d->nb_done < NB_REQUESTS && !atomic_load(&d->stop)) {
         for (unsigned i = 0; i < DEPTH && d->nb_submitted < NB_REQUESTS; i++) {
             if (!d->slots[i].busy) {
                 submit(d, &d->slots[i]);
@@ -158,6 +166,7 @@ static void *driver_thread(void *opaque)
             complete(d, (uint16_t)head);
             any = true;
         }
+        atomic_store(&d->nb_seen, d->nb_done);
         if (!any) {
             wait_for_used(d);
         }
@@ -178,16 +187,19 @@ static void driver_prepare(Driver *d)
         slot->table_gpa = guest_alloc(&guest, 3 * 16, 16);
         slot->data_gpa = guest_alloc(&guest, BLOCK_BYTES, BLOCK_BYTES);
     }
+    for (unsigned i = 0; i < DEPTH; i++) {
+        d->slots[i].busy = false;
+    }
+    memset(d->in_use, 0, sizeof(d->in_use));
     d->nb_submitted = d->nb_done = 0;
+    atomic_store(&d->nb_seen, 0);
+    atomic_store(&d->stop, false);
     atomic_store(&vdev->queues[d->index].interrupt.fd, d->irq_fd);
     dev_enable_queue(vdev, d->index);
 }
 
-/* One life of the device: negotiate, run all drivers to the end, reset. */
-static void live(void)
+static void drivers_start(void)
 {
-    pthread_t threads[NB_QUEUES];
-
     guest_rewind(&guest);
     ASSERT_TRUE(dev_negotiate(vdev, vdev_features_offered(vdev)));
     atomic_store(&nb_finished, 0);
@@ -196,13 +208,20 @@ static void live(void)
     }
     dev_driver_ok(vdev);
     for (unsigned i = 0; i < NB_QUEUES; i++) {
-        ASSERT_EQ(pthread_create(&threads[i], NULL, driver_thread, &drivers[i]), 0);
+        ASSERT_EQ(pthread_create(&drivers[i].thread, NULL, driver_thread, &drivers[i]), 0);
     }
-    AIO_WAIT_WHILE(aio_main(), atomic_load(&nb_finished) < NB_QUEUES);
-    for (unsigned i = 0; i < NB_QUEUES; i++) {
-        pthread_join(threads[i], NULL);
-    }
-    dev_set_status(vdev, 0);
+}
+
+/* Its queue was reset, so it may wait for an interrupt that does not come. */
+static void driver_stop(Driver *d)
+{
+    atomic_store(&d->stop, true);
+    eventfd_write(d->irq_fd, 1);
+    pthread_join(d->thread, NULL);
+}
+
+static void drivers_finish(void)
+{
     for (unsigned i = 0; i < NB_QUEUES; i++) {
         EXPECT_EQ(drivers[i].nb_errors, 0);
         EXPECT_EQ(drivers[i].nb_wrong, 0);
@@ -210,7 +229,94 @@ static void live(void)
     }
 }
 
-static void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll_max_ns)
+/* One life of the device: negotiate, run all drivers to the end, reset. */
+static void live(void)
+{
+    drivers_start();
+    AIO_WAIT_WHILE(aio_main(), atomic_load(&nb_finished) < NB_QUEUES);
+    for (unsigned i = 0; i < NB_QUEUES; i++) {
+        pthread_join(drivers[i].thread, NULL);
+    }
+    dev_set_status(vdev, 0);
+    drivers_finish();
+}
+
+static void lives(void)
+{
+    for (unsigned i = 0; i < NB_LIVES; i++) {
+        live();
+    }
+    for (unsigned i = 0; i < NB_QUEUES; i++) {
+        EXPECT_EQ(vdev->queues[i].stats.requests, NB_LIVES * NB_REQUESTS);
+    }
+}
+
+static void wait_until_busy(const Driver *d, unsigned nb)
+{
+    while (atomic_load(&d->nb_seen) < nb) {
+        sched_yield();
+    }
+}
+
+/* Reset the device while all drivers are at it; then no queue may touch the memory any more. */
+static void lives_cut_short(void)
+{
+    for (unsigned n = 0; n < NB_RESETS; n++) {
+        drivers_start();
+        for (unsigned i = 0; i < NB_QUEUES; i++) {
+            wait_until_busy(&drivers[i], 1 + n);
+        }
+        dev_set_status(vdev, 0);
+        EXPECT_EQ(vdev_status(vdev), 0);
+        for (unsigned i = 0; i < NB_QUEUES; i++) {
+            EXPECT_EQ(vdev->queues[i].in_flight, 0);
+            driver_stop(&drivers[i]);
+            /* what was under way may or may not have been written */
+            memset(drivers[i].model, 0, sizeof(drivers[i].model));
+        }
+        drivers_finish();
+        memset(guest.ram, 0xa5, guest.ram_bytes);
+        for (unsigned i = 0; i < NB_QUEUES; i++) {
+            ring_kick(&drivers[i].ring);
+        }
+        EXPECT_EQ(ftruncate(disk_fd, 0), 0); /* zeroes again, as the models have it */
+        EXPECT_EQ(ftruncate(disk_fd, NB_QUEUES * NB_BLOCKS * BLOCK_BYTES), 0);
+        for (uint64_t i = 0; i < guest.ram_bytes; i++) {
+            ASSERT_EQ(guest.ram[i], 0xa5);
+        }
+    }
+}
+
+/* Reset one queue after the other in the midst of it; the other drivers do not notice. */
+static void queues_reset_at_work(void)
+{
+    for (unsigned n = 0; n < NB_RESETS; n++) {
+        Driver *d = &drivers[n % NB_QUEUES];
+
+        drivers_start();
+        wait_until_busy(d, 1 + n);
+        dev_reset_queue(vdev, d->index);
+        EXPECT_EQ(vdev->queues[d->index].in_flight, 0);
+        EXPECT_FALSE(vdev->queues[d->index].started);
+        driver_stop(d);
+        AIO_WAIT_WHILE(aio_main(), atomic_load(&nb_finished) < NB_QUEUES);
+        for (unsigned i = 0; i < NB_QUEUES; i++) {
+            if (&drivers[i] != d) {
+                pthread_join(drivers[i].thread, NULL);
+                EXPECT_EQ(drivers[i].nb_done, NB_REQUESTS);
+            }
+        }
+        dev_set_status(vdev, 0);
+        drivers_finish();
+        memset(d->model, 0, sizeof(d->model));
+        EXPECT_EQ(fallocate(disk_fd, FALLOC_FL_ZERO_RANGE, d->index * NB_BLOCKS * BLOCK_BYTES,
+                            NB_BLOCKS * BLOCK_BYTES),
+                  0);
+    }
+}
+
+static void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll_max_ns,
+                   void (*run)(void))
 {
     VirtioBlkParams params = { .id = "disk", .nb_queues = NB_QUEUES, .queue_size = QUEUE_SIZE };
     AioParams aio_params = { .poll_max_ns = poll_max_ns };
@@ -241,11 +347,8 @@ static void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll
         drivers[i].irq_fd = eventfd(0, EFD_CLOEXEC);
         vdev_set_queue_context(vdev, i, iothread_context(iothreads[i % nb_iothreads]));
     }
-    for (unsigned i = 0; i < NB_LIVES; i++) {
-        live();
-    }
+    run();
     for (unsigned i = 0; i < NB_QUEUES; i++) {
-        EXPECT_EQ(vdev->queues[i].stats.requests, NB_LIVES * NB_REQUESTS);
         close(drivers[i].irq_fd);
     }
     virtio_blk_destroy(vblk);
@@ -257,32 +360,48 @@ static void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll
     aio_context_destroy(ctx);
 }
 
-static void run_on_file(const char *more, unsigned nb_iothreads, int64_t poll_max_ns)
+static void run_on_file(const char *more, unsigned nb_iothreads, int64_t poll_max_ns,
+                        void (*run)(void))
 {
     char path[] = "/var/tmp/penstock-test-XXXXXX", options[96];
-    int fd = mkstemp(path);
 
-    ASSERT_GE(fd, 0);
-    ASSERT_EQ(ftruncate(fd, NB_QUEUES * NB_BLOCKS * BLOCK_BYTES), 0);
-    close(fd);
+    disk_fd = mkstemp(path);
+    ASSERT_GE(disk_fd, 0);
+    ASSERT_EQ(ftruncate(disk_fd, NB_QUEUES * NB_BLOCKS * BLOCK_BYTES), 0);
     snprintf(options, sizeof(options), "path=%s%s", path, more);
-    run_on(options, nb_iothreads, poll_max_ns);
+    run_on(options, nb_iothreads, poll_max_ns, run);
+    close(disk_fd);
     unlink(path);
 }
 
 TEST(vblk_threads, four_queues_on_four_threads_keep_their_data)
 {
-    run_on_file("", 4, 0);
+    run_on_file("", 4, 0, lives);
 }
 
 TEST(vblk_threads, four_queues_on_four_polling_threads_keep_their_data)
 {
-    run_on_file(",cache=writeback", 4, AIO_POLL_MAX_NS_DEFAULT);
+    run_on_file(",cache=writeback", 4, AIO_POLL_MAX_NS_DEFAULT, lives);
 }
 
 TEST(vblk_threads, four_queues_share_two_threads)
 {
-    run_on_file(",cache=writeback", 2, AIO_POLL_MAX_NS_DEFAULT);
+    run_on_file(",cache=writeback", 2, AIO_POLL_MAX_NS_DEFAULT, lives);
+}
+
+TEST(vblk_threads, a_reset_under_load_leaves_the_memory_alone)
+{
+    run_on_file("", 4, 0, lives_cut_short);
+}
+
+TEST(vblk_threads, a_reset_under_load_leaves_the_memory_alone_when_polling)
+{
+    run_on_file(",cache=writeback", 2, AIO_POLL_MAX_NS_DEFAULT, lives_cut_short);
+}
+
+TEST(vblk_threads, a_ring_reset_under_load_leaves_the_other_queues_alone)
+{
+    run_on_file(",cache=writeback", 4, AIO_POLL_MAX_NS_DEFAULT, queues_reset_at_work);
 }
 
 TEST_MAIN()
