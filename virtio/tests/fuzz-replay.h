@@ -1,0 +1,28 @@
+/*
+ * fuzz-replay.h - what the fuzzers of this folder do as ordinary tests
+ *
+ * Layer:     virtio/ tests
+ */
+#ifndef VIRTIO_TESTS_FUZZ_REPLAY_H
+#define VIRTIO_TESTS_FUZZ_REPLAY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "io/base/compiler.h"
+
+#define FUZZ_INPUT_MAX_BYTES 8192
+
+typedef int FuzzTarget(const uint8_t *data, size_t len_bytes);
+
+/* fuzz_replay_corpus - run @target on each file in @path; fails the test when there are few files */
+void fuzz_replay_corpus(FuzzTarget *target, const char *path) NONNULL(1, 2);
+
+/*
+ * fuzz_replay_random - run @target on seeded inputs made of actions of @action_bytes, of which the
+ * first is any byte and the others are often 0: small numbers are where things happen. As many
+ * as @rounds, or FUZZ_ROUNDS in the environment.
+ */
+void fuzz_replay_random(FuzzTarget *target, unsigned action_bytes, unsigned long rounds) NONNULL(1);
+
+#endif
