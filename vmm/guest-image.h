@@ -14,12 +14,19 @@
 
 #include "io/base/compiler.h"
 
-/* [0, low_bytes) is at hva_low; what does not fit below the PCI hole goes on at gpa 4 GiB. */
+/*
+ * [0, low_bytes) is at hva_low; what does not fit below the PCI hole goes on at gpa 4 GiB.
+ *
+ * Where the RAM is a file that can be written to, a loader may write the file in place of the
+ * mapping, which neither clears a page that is then filled nor faults it in.
+ */
 typedef struct GuestImage {
     uint8_t *hva_low;   /* RAM from gpa 0 */
     uint64_t low_bytes; /* RAM below the PCI hole (<= 3 GiB) */
     uint8_t *hva_high;  /* RAM from gpa 4 GiB, NULL if none */
     uint64_t high_bytes;
+    bool has_file;      /* what is at hva_low is `fd` from offset 0 on */
+    int fd;
 } GuestImage;
 
 /*

@@ -135,8 +135,7 @@ int loader_load_bzimage(const LoaderFile *file, const uint8_t *head, const Guest
     if (r < 0) {
         return r;
     }
-    r = loader_read(file, setup_bytes, guest_image_at(image, kernel_gpa, kernel_bytes),
-                    kernel_bytes, err);
+    r = loader_load_range(file, setup_bytes, image, kernel_gpa, kernel_bytes, err);
     if (r < 0) {
         return r;
     }

@@ -310,9 +310,8 @@ static int load_segments(const ElfKernel *elf, Error *err)
         if (!segment_is_loaded(phdr)) {
             continue;
         }
-        int r = loader_read(elf->file, phdr->p_offset,
-                            guest_image_at(elf->image, phdr->p_paddr, phdr->p_memsz),
-                            phdr->p_filesz, err);
+        int r = loader_load_range(elf->file, phdr->p_offset, elf->image, phdr->p_paddr,
+                                  phdr->p_filesz, err);
 
         if (r < 0) {
             return r;

@@ -38,6 +38,13 @@ int loader_read(const LoaderFile *file, uint64_t offset_bytes, void *buf, size_t
                 Error *err) NONNULL(1, 3) WARN_UNUSED;
 
 /*
+ * loader_load_range - bring @len_bytes at @offset_bytes into guest RAM at @gpa; the caller has
+ * checked that they are in the file and that the RAM is there, below the PCI hole
+ */
+int loader_load_range(const LoaderFile *file, uint64_t offset_bytes, const GuestImage *image,
+                      uint64_t gpa, uint64_t len_bytes, Error *err) NONNULL(1, 3) WARN_UNUSED;
+
+/*
  * The formats. @head is the beginning of the file: LOADER_HEAD_BYTES of it, or all of a shorter
  * one, filled up with zeroes.
  */

@@ -129,6 +129,8 @@ int ram_create(Ram *ram, const RamParams *params, Error *err)
     ram->image.low_bytes = MIN(ram->len_bytes, LAYOUT_RAM_LOW_MAX_BYTES);
     ram->image.high_bytes = ram->len_bytes - ram->image.low_bytes;
     ram->image.hva_high = ram->image.high_bytes ? ram->hva + ram->image.low_bytes : NULL;
+    ram->image.has_file = !params->hugepages; /* hugetlbfs has no write(2) */
+    ram->image.fd = ram->fd;
     return 0;
 }
 

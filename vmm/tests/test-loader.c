@@ -737,6 +737,73 @@ TEST(initrd, is_the_one_module_of_a_pvh_kernel)
     EXPECT_TRUE(has_pattern(module[0], 5000));
 }
 
+/* --- RAM that is a file --- */
+
+#define ODD_INITRD_BYTES (300 * 1024 + 123)
+
+/* Pages of zeroes, pages with one byte that is none, full pages; larger than the loader's buffer. */
+static void fill_odd_initrd(uint8_t *bytes)
+{
+    memset(bytes, 0, ODD_INITRD_BYTES);
+    for (size_t page = 0; page * PAGE_BYTES < ODD_INITRD_BYTES; page++) {
+        uint8_t *at = bytes + page * PAGE_BYTES;
+        size_t len_bytes = MIN(ODD_INITRD_BYTES - page * PAGE_BYTES, (size_t)PAGE_BYTES);
+
+        if (page % 4 == 1) {
+            kernel_fill_pattern(at, len_bytes);
+        } else if (page % 4 == 2) {
+            at[page % 8 == 2 ? 0 : len_bytes - 1] = 1;
+        }
+    }
+}
+
+static void setup_ram_in_a_file(void)
+{
+    int fd = memfd_create("ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    ASSERT_EQ(ftruncate(fd, RAM_BYTES), 0);
+    uint8_t *hva = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+    ASSERT_TRUE(hva != MAP_FAILED);
+    image = (GuestImage){ .hva_low = hva, .low_bytes = RAM_BYTES, .has_file = true, .fd = fd };
+}
+
+TEST(ram_file, holds_what_plain_memory_would_without_pages_of_zeroes)
+{
+    static uint8_t initrd[ODD_INITRD_BYTES];
+    char kernel_path[32], initrd_path[32];
+    LoaderParams params = { .kernel_path = kernel_path, .initrd_path = initrd_path };
+    struct stat st;
+
+    elf_make(&file);
+    elf_phdr(&file, ELF_DATA)->p_paddr += 4000; /* over the end of a page */
+    fill_odd_initrd(initrd);
+    make_file(kernel_path, file.bytes, file.len_bytes);
+    make_file(initrd_path, initrd, sizeof(initrd));
+    setup_ram(RAM_BYTES);
+    ASSERT_EQ(load_params(&params), 0);
+    uint8_t *plain = image.hva_low;
+
+    setup_ram_in_a_file();
+    ASSERT_EQ(load_params(&params), 0);
+    ASSERT_EQ(fstat(image.fd, &st), 0);
+    EXPECT_EQ(memcmp(plain, image.hva_low, RAM_BYTES), 0);
+    /* 38 of the initrd's 76 pages, 3 of the kernel, and few tables */
+    EXPECT_LE(st.st_blocks * 512 / PAGE_BYTES, 38 + 3 + 12);
+}
+
+TEST(ram_file, that_takes_no_more_is_an_error_that_names_the_file)
+{
+    char path[32];
+
+    elf_make(&file);
+    make_file(path, file.bytes, file.len_bytes);
+    setup_ram_in_a_file();
+    ASSERT_EQ(fcntl(image.fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);
+    EXPECT_EQ(load_path(path), -EPERM);
+    EXPECT_TRUE(strstr(err.msg, path) && strstr(err.msg, "guest RAM"));
+}
+
 TEST(initrd, that_is_missing_or_a_directory_is_named)
 {
     char path[32];
