@@ -131,21 +131,6 @@ static void close_vm(ProbeVm *vm)
     }
 }
 
-static int set_cpuid(const Kvm *kvm, ProbeVm *vm)
-{
-    enum { ENTRIES = 256 };
-    AUTO_FREE struct kvm_cpuid2 *cpuid =
-        calloc(1, sizeof(*cpuid) + ENTRIES * sizeof(cpuid->entries[0]));
-
-    if (!cpuid) {
-        return -ENOMEM;
-    }
-    cpuid->nent = ENTRIES;
-    int ret = kvm_ioctl(kvm->dev_fd, KVM_GET_SUPPORTED_CPUID, cpuid);
-
-    return ret < 0 ? ret : kvm_ioctl(vm->vcpu_fd, KVM_SET_CPUID2, cpuid);
-}
-
 static int set_registers(ProbeVm *vm, const Telling *t)
 {
     struct kvm_sregs s;
@@ -209,7 +194,8 @@ static int open_vm(const Kvm *kvm, ProbeVm *vm, const Telling *t)
         return -errno;
     }
     vm->run = run;
-    return (ret = set_cpuid(kvm, vm)) < 0 ? ret : set_registers(vm, t);
+    ret = kvm_ioctl(vm->vcpu_fd, KVM_SET_CPUID2, kvm->cpuid);
+    return ret < 0 ? ret : set_registers(vm, t);
 }
 
 static void alarm_cb(int sig)

@@ -80,6 +80,19 @@ static int open_error(int code, Error *err)
     }
 }
 
+/* Asked once: it takes KVM long, and the answer is the same for every vCPU. */
+static int get_cpuid(Kvm *kvm, Error *err)
+{
+    kvm->cpuid = calloc(1, CPUID_LIST_BYTES);
+    if (!kvm->cpuid) {
+        return error_set(err, -ENOMEM, "CPUID: out of memory");
+    }
+    kvm->cpuid->nent = CPUID_ENTRIES_MAX - CPUID_ENTRIES_ADDED;
+    int ret = kvm_ioctl(kvm->dev_fd, KVM_GET_SUPPORTED_CPUID, kvm->cpuid);
+
+    return ret < 0 ? error_set(err, ret, "KVM_GET_SUPPORTED_CPUID: %s", error_strerror(ret)) : 0;
+}
+
 int kvm_open(Kvm *kvm, Error *err)
 {
     kvm->dev_fd = open(KVM_DEVICE, O_RDWR | O_CLOEXEC);
@@ -100,7 +113,7 @@ int kvm_open(Kvm *kvm, Error *err)
     }
     kvm->run_bytes = run_bytes;
     kvm->max_vcpus = MAX(kvm_extension(kvm, KVM_CAP_MAX_VCPUS), 4);
-    return 0;
+    return get_cpuid(kvm, err);
 }
 
 int kvm_check_extensions(Kvm *kvm, Error *err)
@@ -209,4 +222,5 @@ void kvm_close(Kvm *kvm)
     if (kvm->dev_fd >= 0) {
         close(take_fd(&kvm->dev_fd));
     }
+    free(take_ptr(&kvm->cpuid));
 }

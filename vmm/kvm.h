@@ -9,15 +9,15 @@
 #ifndef VMM_KVM_H
 #define VMM_KVM_H
 
-#include <linux/kvm.h>
-
 #include "io/base/error.h"
+#include "vmm/vcpu-cpuid.h"
 
 typedef struct Kvm {
     int dev_fd;
     int vm_fd;
     size_t run_bytes;    /* mapping of a vCPU's struct kvm_run */
     unsigned max_vcpus;
+    struct kvm_cpuid2 *cpuid; /* what KVM supports on this host; CPUID_LIST_BYTES */
     unsigned nb_slots;   /* memory slots in use */
     bool has_vm_state;   /* the fields below hold the power-on state */
     struct kvm_irqchip irqchip[3];
@@ -36,7 +36,7 @@ typedef struct KvmExtension {
 extern const KvmExtension kvm_extensions[];
 extern const unsigned kvm_nb_extensions;
 
-/* kvm_open - open /dev/kvm, check the API version. Errors: -ENOENT, -EACCES ... with what to do */
+/* kvm_open - open /dev/kvm, check the API version, ask what it supports. Errors: -ENOENT, -EACCES ... with what to do */
 int kvm_open(Kvm *kvm, Error *err) NONNULL(1) WARN_UNUSED;
 /* kvm_check_extensions - -ENOTSUP naming the first required extension that is missing */
 int kvm_check_extensions(Kvm *kvm, Error *err) NONNULL(1) WARN_UNUSED;

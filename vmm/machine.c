@@ -167,8 +167,8 @@ static int create_legacy(Machine *machine, Error *err)
 
 static void fill_mmio64_window(Machine *machine, uint64_t *ret_gpa, uint64_t *ret_bytes)
 {
-    layout_mmio64_window(machine->ram.image.high_bytes, vcpus_phys_bits(&machine->kvm), ret_gpa,
-                         ret_bytes);
+    layout_mmio64_window(machine->ram.image.high_bytes, cpuid_phys_bits(machine->kvm.cpuid),
+                         ret_gpa, ret_bytes);
 }
 
 static unsigned intx_gsi(unsigned slot, unsigned pin)

@@ -1,17 +1,13 @@
 /*
  * vcpu-state.c - what a vCPU's registers and CPUID are at power-on and at the kernel's entry
  *
- * CPUID is what KVM says it supports on this host, with the topology (each vCPU a core of one
- * package, APIC id = index) and the hypervisor's timing leaf put in. Model-specific registers that
- * a previous boot may have left behind and that matter to the next one are written at each reset:
- * the paravirtual clocks would otherwise go on writing into the new kernel's memory.
+ * CPUID is what KVM says it supports on this host, with what vcpu-cpuid.c puts in. Model-specific
+ * registers that a previous boot may have left behind and that matter to the next one are written
+ * at each reset: the paravirtual clocks would otherwise go on writing into the new kernel's memory.
  */
-#include <cpuid.h>
 #include <string.h>
 
 #include "vmm/vcpu-int.h"
-
-#define CPUID_ENTRIES_MAX 256
 
 #define MSR_IA32_SYSENTER_CS   0x174
 #define MSR_IA32_SYSENTER_ESP  0x175
@@ -63,132 +59,26 @@ static const struct {
 
 /* --- CPUID --- */
 
-static struct kvm_cpuid2 *supported_cpuid(Kvm *kvm, Error *err)
-{
-    struct kvm_cpuid2 *cpuid =
-        calloc(1, sizeof(*cpuid) + CPUID_ENTRIES_MAX * sizeof(cpuid->entries[0]));
-
-    if (!cpuid) {
-        error_set(err, -ENOMEM, "CPUID: out of memory");
-        return NULL;
-    }
-    cpuid->nent = CPUID_ENTRIES_MAX - 1; /* one is added below */
-    int ret = kvm_ioctl(kvm->dev_fd, KVM_GET_SUPPORTED_CPUID, cpuid);
-
-    if (ret < 0) {
-        error_set(err, ret, "KVM_GET_SUPPORTED_CPUID: %s", error_strerror(ret));
-        free(cpuid);
-        return NULL;
-    }
-    return cpuid;
-}
-
-static struct kvm_cpuid_entry2 *find_leaf(struct kvm_cpuid2 *cpuid, uint32_t function)
-{
-    for (uint32_t i = 0; i < cpuid->nent; i++) {
-        if (cpuid->entries[i].function == function) {
-            return &cpuid->entries[i];
-        }
-    }
-    return NULL;
-}
-
-/* Bits that hold a number below @count. */
-static unsigned bits_for(unsigned count)
-{
-    return count <= 1 ? 0 : 32 - __builtin_clz(count - 1);
-}
-
-/* Extended topology (0xb and 0x1f): level 0 threads (one a core), level 1 cores. */
-static void set_topology_level(struct kvm_cpuid_entry2 *entry, unsigned apic_id, unsigned nb_cpus)
-{
-    entry->edx = apic_id;
-    entry->ecx = entry->index;
-    entry->eax = entry->ebx = 0;
-    if (entry->index == 0) {
-        entry->ebx = 1;
-        entry->ecx |= 1 << 8;
-    } else if (entry->index == 1) {
-        entry->eax = bits_for(nb_cpus);
-        entry->ebx = nb_cpus;
-        entry->ecx |= 2 << 8;
-    }
-}
-
-static void fix_leaf(Vcpu *vcpu, struct kvm_cpuid_entry2 *entry)
-{
-    unsigned nb_cpus = vcpu->vcpus->nb_vcpus;
-    unsigned apic_id = vcpu->index;
-
-    switch (entry->function) {
-    case 1:
-        entry->ebx = (entry->ebx & 0x0000ffff) | apic_id << 24 | nb_cpus << 16;
-        entry->edx = nb_cpus > 1 ? entry->edx | 1u << 28 : entry->edx & ~(1u << 28);
-        entry->ecx |= 1u << 31; /* running under a hypervisor */
-        if (kvm_extension(vcpu->vcpus->kvm, KVM_CAP_TSC_DEADLINE_TIMER)) {
-            entry->ecx |= 1u << 24;
-        }
-        break;
-    case 4: /* one thread shares a cache; cores in the package */
-        entry->eax = (entry->eax & 0x00003fff) | ((1u << bits_for(nb_cpus)) - 1) << 26;
-        break;
-    case 0xb:
-    case 0x1f:
-        set_topology_level(entry, apic_id, nb_cpus);
-        break;
-    case 0x80000008:
-        entry->ecx = bits_for(nb_cpus) << 12 | (nb_cpus - 1);
-        break;
-    case 0x8000001e:
-        entry->eax = apic_id;
-        entry->ebx = apic_id; /* core id, one thread a core */
-        entry->ecx = 0;
-        break;
-    default:
-        break;
-    }
-}
-
-/* Leaf 0x40000010: TSC and bus clock in kHz, which saves the guest its calibration. */
-static void add_timing_leaf(Vcpu *vcpu, struct kvm_cpuid2 *cpuid)
-{
-    struct kvm_cpuid_entry2 *base = find_leaf(cpuid, 0x40000000);
-    int tsc_khz = kvm_ioctl(vcpu->fd, KVM_GET_TSC_KHZ, NULL);
-
-    if (!base || tsc_khz <= 0 || find_leaf(cpuid, 0x40000010)) {
-        return;
-    }
-    base->eax = MAX(base->eax, 0x40000010u);
-    cpuid->entries[cpuid->nent++] = (struct kvm_cpuid_entry2){
-        .function = 0x40000010,
-        .eax = tsc_khz,
-        .ebx = 1000000, /* KVM's APIC timer counts nanoseconds */
-    };
-}
-
 int vcpu_setup_cpuid(Vcpu *vcpu, Error *err)
 {
-    struct kvm_cpuid2 *cpuid = supported_cpuid(vcpu->vcpus->kvm, err);
+    Kvm *kvm = vcpu->vcpus->kvm;
+    AUTO_FREE struct kvm_cpuid2 *cpuid = malloc(CPUID_LIST_BYTES);
+    int tsc_khz = kvm_ioctl(vcpu->fd, KVM_GET_TSC_KHZ, NULL);
+    CpuidVcpu params = {
+        .index = vcpu->index,
+        .nb_cpus = vcpu->vcpus->nb_vcpus,
+        .tsc_khz = MAX(tsc_khz, 0),
+        .tsc_deadline = kvm_extension(kvm, KVM_CAP_TSC_DEADLINE_TIMER) != 0,
+    };
 
     if (!cpuid) {
-        return -ENOMEM;
+        return error_set(err, -ENOMEM, "CPUID: out of memory");
     }
-    for (uint32_t i = 0; i < cpuid->nent; i++) {
-        fix_leaf(vcpu, &cpuid->entries[i]);
-    }
-    add_timing_leaf(vcpu, cpuid);
+    memcpy(cpuid, kvm->cpuid, CPUID_LIST_BYTES);
+    cpuid_set_vcpu(cpuid, &params);
     int ret = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid);
 
-    free(cpuid);
     return ret < 0 ? error_set(err, ret, "KVM_SET_CPUID2: %s", error_strerror(ret)) : 0;
-}
-
-unsigned vcpus_phys_bits(Kvm *kvm)
-{
-    AUTO_FREE struct kvm_cpuid2 *cpuid = supported_cpuid(kvm, NULL);
-    struct kvm_cpuid_entry2 *leaf = cpuid ? find_leaf(cpuid, 0x80000008) : NULL;
-
-    return leaf ? leaf->eax & 0xff : 36;
 }
 
 /* --- registers --- */

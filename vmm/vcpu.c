@@ -240,12 +240,12 @@ Vcpus *vcpus_create(Kvm *kvm, Platform *platform, const GuestImage *image, unsig
     vcpus->kvm = kvm;
     vcpus->platform = platform;
     vcpus->image = image;
+    vcpus->nb_vcpus = nb_vcpus; /* each vCPU tells its guest of all */
     vcpus->pause = true;
     for (unsigned i = 0; i < VCPUS_MAX; i++) {
         vcpus->vcpu[i].fd = -1;
     }
     for (unsigned i = 0; i < nb_vcpus; i++) {
-        vcpus->nb_vcpus = i + 1;
         if (create_vcpu(vcpus, i, err) < 0) {
             vcpus_destroy(vcpus);
             return NULL;

@@ -46,7 +46,4 @@ void vcpus_pause(Vcpus *vcpus) NONNULL(1);
  * hint); NULL while all can. The main context is notified when that changes. */
 const char *vcpus_failure(Vcpus *vcpus) NONNULL(1);
 
-/* The physical address width that the guest's CPUID states. */
-unsigned vcpus_phys_bits(Kvm *kvm) NONNULL(1);
-
 #endif
