@@ -192,6 +192,14 @@ static void port_write(void *opaque, uint64_t offset, unsigned len_bytes, uint64
 
 static const BusOps port_ops = { .read = port_read, .write = port_write };
 
+void i8042_reset(I8042 *kbd)
+{
+    pthread_mutex_lock(&kbd->lock);
+    kbd->status = STATUS_UNLOCKED | STATUS_SYSTEM;
+    kbd->config = kbd->output = kbd->command = kbd->system = 0;
+    pthread_mutex_unlock(&kbd->lock);
+}
+
 I8042 *i8042_create(Platform *platform, Error *err)
 {
     static const uint16_t ports[] = { DATA_PORT, SYSTEM_PORT, STATUS_PORT, FAST_PORT };
@@ -204,7 +212,7 @@ I8042 *i8042_create(Platform *platform, Error *err)
     static_assert(ARRAY_SIZE(ports) == ARRAY_SIZE(kbd->ports), "one range a port");
     pthread_mutex_init(&kbd->lock, NULL);
     kbd->platform = platform;
-    kbd->status = STATUS_UNLOCKED | STATUS_SYSTEM;
+    i8042_reset(kbd);
     for (unsigned i = 0; i < ARRAY_SIZE(ports); i++) {
         I8042Port *port = &kbd->ports[i];
         BusRange range = { .base = ports[i], .len_bytes = 1, .ops = &port_ops, .opaque = port,

@@ -40,6 +40,7 @@ void acpi_pm_power_button(AcpiPm *pm) NONNULL(1);
 typedef struct I8042 I8042;
 I8042 *i8042_create(Platform *platform, Error *err) NONNULL(1) WARN_UNUSED;
 void i8042_destroy(I8042 *kbd);
+void i8042_reset(I8042 *kbd) NONNULL(1);
 
 /* pvpanic.c: port 0x505; bit 0 written = panicked */
 typedef struct Pvpanic Pvpanic;

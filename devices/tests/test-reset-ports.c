@@ -98,6 +98,28 @@ TEST(i8042, a_probe_gets_every_answer_at_once_and_finds_nothing_attached)
     world_finish(&world);
 }
 
+TEST(i8042, reset_forgets_a_command_that_waits_its_config_and_its_answer)
+{
+    World world;
+    uint8_t config;
+
+    world_init(&world);
+    config = command(&world, 0x20);
+    fake_out(&world.fake, 0x64, 1, 0x60);
+    fake_out(&world.fake, 0x60, 1, config ^ 0x41);
+    fake_out(&world.fake, 0x61, 1, 3);
+    fake_out(&world.fake, 0x64, 1, 0xaa); /* the answer is not read */
+    fake_out(&world.fake, 0x64, 1, 0x60); /* its parameter does not come */
+    i8042_reset(world.kbd);
+    EXPECT_EQ(fake_in(&world.fake, 0x64, 1) & 3, 0);
+    EXPECT_EQ(fake_in(&world.fake, 0x61, 1) & 3, 0);
+    EXPECT_EQ(command(&world, 0x20), config);
+    fake_out(&world.fake, 0x60, 1, 0x55); /* for the keyboard, not for the config */
+    EXPECT_EQ(fake_in(&world.fake, 0x60, 1), 0xfe);
+    EXPECT_EQ(command(&world, 0x20), config);
+    world_finish(&world);
+}
+
 TEST(i8042, port_61_toggles_refresh_and_does_not_let_timer_loops_hang)
 {
     World world;
