@@ -2,11 +2,18 @@
  * machine.c - putting the machine together, its main loop, reset and end
  *
  * The main loop polls the main context and, outside any callback, looks at what has been asked
- * for: a signal, an event of the platform (power-off, reset, panic), a vCPU that cannot go on. A
- * reset happens here too, between two passes, with all vCPUs parked:
+ * for: a signal, an event of the platform (power-off, reset, panic), a vCPU that cannot go on. It
+ * looks before it sleeps, because all of these may also come in while something here polls the
+ * context itself (a pause, the reset of a disk). A reset happens here too, between two passes, with all vCPUs parked:
  *
  *     pause vCPUs -> reset disks (waits for their requests) -> reset devices and KVM state
  *     -> clear RAM -> load kernel and tables again -> reset vCPUs -> resume
+ *
+ * Signals: those that end the run are blocked from the start and read in the main context, until
+ * the loop has ended; from then on a second one ends the process at once, so that nobody has to
+ * wait for a last flush that does not come. SIGTSTP and SIGCONT are read likewise, to give the
+ * terminal back for the time in between. A file size limit and a closed console are errors of the
+ * call, not signals that end the guest.
  */
 #include "vmm/machine.h"
 
@@ -23,7 +30,7 @@
 
 #define MAIN_CONTEXT "main"
 
-static void fill_signals(sigset_t *set)
+static void fill_ending_signals(sigset_t *set)
 {
     sigemptyset(set);
     sigaddset(set, SIGTERM);
@@ -39,8 +46,20 @@ static void signal_cb(void *opaque)
     Machine *machine = opaque;
     struct signalfd_siginfo info;
 
-    if (read(machine->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+    if (read(machine->signal_fd, &info, sizeof(info)) != sizeof(info)) {
+        return;
+    }
+    switch (info.ssi_signo) {
+    case SIGTSTP:
+        terminal_suspend();
+        raise(SIGSTOP); /* to this thread: it goes no further until SIGCONT */
+        break;
+    case SIGCONT:
+        terminal_resume();
+        break;
+    default:
         machine->signal_received = info.ssi_signo;
+        break;
     }
 }
 
@@ -74,9 +93,12 @@ static int open_signals(Machine *machine, Error *err)
     static const AioHandlerOps ops = { .read = signal_cb };
     sigset_t set;
 
-    fill_signals(&set);
+    fill_ending_signals(&set);
+    sigaddset(&set, SIGTSTP);
+    sigaddset(&set, SIGCONT);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     machine->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (machine->signal_fd < 0) {
         int ret = -errno;
@@ -85,6 +107,15 @@ static int open_signals(Machine *machine, Error *err)
     }
     aio_set_fd_handler(machine->main, machine->signal_fd, &ops, machine);
     return 0;
+}
+
+/* A second signal of those that end the run ends the process. */
+static void release_ending_signals(void)
+{
+    sigset_t set;
+
+    fill_ending_signals(&set);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
 /* --- parts --- */
@@ -284,6 +315,7 @@ static int reset(Machine *machine, Error *err)
     pci_host_reset(machine->pci);
     serial_reset(machine->serial);
     acpi_pm_reset(machine->pm);
+    i8042_reset(machine->i8042);
     kvm_platform_take_events(&machine->platform); /* asked for before the pause: the same reset */
     if ((ret = kvm_reset_vm(&machine->kvm, err)) < 0 ||
         (ret = ram_clear(&machine->ram, machine->ram_pinned, err)) < 0 ||
@@ -314,11 +346,7 @@ static int handle_events(Machine *machine, unsigned events, Error *err)
 
 static int loop(Machine *machine, Error *err)
 {
-    for (;;) {
-        aio_poll(machine->main, true);
-        if (machine->signal_received) {
-            return MACHINE_EXIT_SIGNAL + machine->signal_received;
-        }
+    while (!machine->signal_received) {
         int status = handle_events(machine, kvm_platform_take_events(&machine->platform), err);
 
         if (status >= 0) {
@@ -327,7 +355,9 @@ static int loop(Machine *machine, Error *err)
         if (machine_report(machine)) {
             return MACHINE_EXIT_GUEST_STUCK;
         }
+        aio_poll(machine->main, !machine->signal_received);
     }
+    return MACHINE_EXIT_SIGNAL + machine->signal_received;
 }
 
 int machine_run(Machine *machine, Error *err)
@@ -343,6 +373,7 @@ int machine_run(Machine *machine, Error *err)
     terminal_stop_output();
     vcpus_pause(machine->vcpus);
     terminal_stop();
+    release_ending_signals();
     return status;
 }
 

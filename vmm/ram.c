@@ -86,8 +86,10 @@ static int map_ram(Ram *ram, const RamParams *params, Error *err)
     if (ftruncate(ram->fd, (off_t)params->len_bytes) < 0) {
         int ret = -errno;
 
-        return error_set(err, ret, "guest RAM of %" PRIu64 " MiB: %s", params->len_bytes >> 20,
-                         error_strerror(ret));
+        return error_set(err, ret, "guest RAM of %" PRIu64 " MiB: %s%s", params->len_bytes >> 20,
+                         error_strerror(ret),
+                         ret == -EFBIG ? "; RAM is a memfd, raise the file size limit (ulimit -f)"
+                                       : "");
     }
     void *hva = mmap(NULL, params->len_bytes, PROT_READ | PROT_WRITE,
                      MAP_SHARED | (params->hugepages ? 0 : MAP_NORESERVE), ram->fd, 0);

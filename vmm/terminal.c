@@ -5,6 +5,8 @@
  *   1. `saved` is valid whenever `raw` is set, and `raw` is set before tcsetattr() makes it true,
  *      so a crash at any instant restores.
  *   2. stdin is watched only while `pending` is empty: the guest's FIFO sets the pace.
+ *   3. The terminal is only changed while this process group is in its foreground, where it has a
+ *      foreground at all: otherwise it is the shell's, and changing it would stop this process.
  */
 #include "vmm/terminal.h"
 
@@ -17,6 +19,7 @@
 
 #define ESCAPE         1 /* Ctrl-A */
 #define OUTPUT_WAIT_MS 100
+#define OUTPUT_PIECE_BYTES 256 /* fits where poll(2) says that there is room */
 
 static struct Terminal {
     AioContext *ctx;
@@ -26,6 +29,7 @@ static struct Terminal {
     bool watching;
     bool escaped;
     bool eof;
+    bool is_tty;
     uint8_t pending[256];
     size_t pending_len;
     struct termios saved;
@@ -33,12 +37,21 @@ static struct Terminal {
     _Atomic bool output_stopped;
 } terminal;
 
-static const int crash_signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
+/* What ends a process unless somebody handles it, and is not handled in the main context. */
+static const int crash_signals[] = { SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,    SIGABRT, SIGSYS, SIGTRAP,
+                                     SIGXCPU, SIGALRM, SIGPROF, SIGVTALRM, SIGUSR2, SIGPOLL };
+
+static bool in_background(void)
+{
+    pid_t foreground = tcgetpgrp(STDIN_FILENO);
+
+    return foreground >= 0 && foreground != getpgrp();
+}
 
 /* Async-signal-safe. */
 static void restore(void)
 {
-    if (atomic_exchange(&terminal.raw, false)) {
+    if (atomic_exchange(&terminal.raw, false) && !in_background()) {
         tcsetattr(STDIN_FILENO, TCSANOW, &terminal.saved);
     }
 }
@@ -50,10 +63,25 @@ static void crash_cb(int sig)
     raise(sig);
 }
 
-static int make_raw(Error *err)
+static int set_raw(Error *err)
+{
+    struct termios raw = terminal.saved;
+
+    cfmakeraw(&raw);
+    raw.c_oflag |= OPOST; /* messages of penstock itself still start at the left */
+    atomic_store(&terminal.raw, true);
+    if (tcsetattr(STDIN_FILENO, TCSANOW, &raw) < 0) {
+        int ret = -errno;
+
+        restore();
+        return error_set(err, ret, "stdin: raw mode: %s", error_strerror(ret));
+    }
+    return 0;
+}
+
+static int start_raw(Error *err)
 {
     static bool registered;
-    struct termios raw;
 
     if (!isatty(STDIN_FILENO)) {
         return 0;
@@ -72,17 +100,21 @@ static int make_raw(Error *err)
 
         sigaction(crash_signals[i], &action, NULL);
     }
-    raw = terminal.saved;
-    cfmakeraw(&raw);
-    raw.c_oflag |= OPOST; /* messages of penstock itself still start at the left */
-    atomic_store(&terminal.raw, true);
-    if (tcsetattr(STDIN_FILENO, TCSANOW, &raw) < 0) {
-        int ret = -errno;
+    terminal.is_tty = true;
+    return set_raw(err);
+}
 
-        restore();
-        return error_set(err, ret, "stdin: raw mode: %s", error_strerror(ret));
+void terminal_suspend(void)
+{
+    restore();
+}
+
+/* Twice is once; what the shell has made of the terminal meanwhile is not kept. */
+void terminal_resume(void)
+{
+    if (terminal.is_tty && !in_background()) {
+        (void)!set_raw(NULL);
     }
-    return 0;
 }
 
 /* --- input --- */
@@ -184,7 +216,8 @@ void terminal_room(void)
 
 /* --- output --- */
 
-/* Waits for room in steps, so that a console that nobody reads cannot hold up the end of the run. */
+/* Waits for room in steps and writes no more than there is room for, so that a console that nobody
+ * reads cannot hold up the end of the run: stdout is shared with others, and so it blocks. */
 void terminal_write(const uint8_t *data, size_t len_bytes)
 {
     struct pollfd room = { .fd = STDOUT_FILENO, .events = POLLOUT };
@@ -195,7 +228,7 @@ void terminal_write(const uint8_t *data, size_t len_bytes)
         if (ready == 0 || (ready < 0 && errno == EINTR)) {
             continue;
         }
-        ssize_t done = write(STDOUT_FILENO, data, len_bytes);
+        ssize_t done = write(STDOUT_FILENO, data, MIN(len_bytes, (size_t)OUTPUT_PIECE_BYTES));
 
         if (done > 0) {
             data += done;
@@ -217,7 +250,7 @@ int terminal_start(AioContext *ctx, const TerminalOps *ops, void *opaque, Error 
     terminal.ctx = ctx;
     terminal.ops = ops;
     terminal.opaque = opaque;
-    int ret = make_raw(err);
+    int ret = start_raw(err);
 
     if (ret < 0) {
         return ret;
@@ -230,6 +263,7 @@ int terminal_start(AioContext *ctx, const TerminalOps *ops, void *opaque, Error 
 void terminal_stop(void)
 {
     restore();
+    terminal.is_tty = false;
     if (terminal.ctx) {
         watch(false);
         aio_bh_destroy(take_ptr(&terminal.room_bh));

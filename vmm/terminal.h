@@ -5,7 +5,7 @@
  * Threading: main thread; terminal_write() from any (vCPU threads print). Signal handlers restore
  *            the terminal on a crash.
  * Lifetime:  one a process. terminal_start() .. terminal_stop(); also restored by exit() and by
- *            SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGABRT.
+ *            every signal that ends the process by default, save SIGKILL.
  *
  * When stdin is a terminal it is put in raw mode, Ctrl-A is the escape key: Ctrl-A x quits,
  * Ctrl-A h helps, Ctrl-A Ctrl-A sends one. Other input is passed on as it comes; end of file is the end
@@ -26,6 +26,9 @@ typedef struct TerminalOps {
 int terminal_start(AioContext *ctx, const TerminalOps *ops, void *opaque, Error *err)
     NONNULL(1, 2) WARN_UNUSED;
 void terminal_stop(void);
+/* For SIGTSTP and SIGCONT: give the terminal back, take it again. Main; nothing before start. */
+void terminal_suspend(void);
+void terminal_resume(void);
 
 /* The guest has room for input again. Any thread. */
 void terminal_room(void);
