@@ -42,7 +42,9 @@ static bool is_key(const char *text, size_t len)
         return false;
     }
     for (size_t i = 1; i < len; i++) {
-        if (!isalnum((unsigned char)text[i]) && text[i] != '-' && text[i] != '_') {
+        bool dot = text[i] == '.' && text[i - 1] != '.' && i + 1 < len;
+
+        if (!isalnum((unsigned char)text[i]) && text[i] != '-' && text[i] != '_' && !dot) {
             return false;
         }
     }
@@ -116,6 +118,33 @@ int opts_parse(Opts *opts, const char *what, const char *text, const char *impli
 
         if (ret < 0) {
             opts_finish(opts);
+            return ret;
+        }
+    }
+    return 0;
+}
+
+int opts_add(Opts *opts, const char *key, const char *value, Error *err)
+{
+    return add(opts, key, strlen(key), value, err);
+}
+
+int opts_take_group(Opts *opts, const char *group, const char *what, Opts *ret_group, Error *err)
+{
+    size_t len = strlen(group);
+
+    *ret_group = (Opts){ .what = what };
+    for (unsigned i = 0; i < opts->nb_opts; i++) {
+        Opt *opt = &opts->opt[i];
+        int ret;
+
+        if (strncmp(opt->key, group, len) != 0 || opt->key[len] != '.') {
+            continue;
+        }
+        opt->used = true;
+        ret = opts_add(ret_group, opt->key + len + 1, opt->value, err);
+        if (ret < 0) {
+            opts_finish(ret_group);
             return ret;
         }
     }

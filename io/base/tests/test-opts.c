@@ -60,6 +60,50 @@ TEST(opts, the_first_item_may_be_a_bare_value)
     }
 }
 
+TEST(opts, a_dotted_key_belongs_to_a_group)
+{
+    Opts opts, group, nested;
+    Error err;
+
+    ASSERT_EQ(opts_parse(&opts, "--disk", "file.path=a.b=c,driver=x,file.file.size=4K,files=1,file=n",
+                         "path", NULL),
+              0);
+    ASSERT_EQ(opts_take_group(&opts, "file", "--disk: file", &group, NULL), 0);
+    EXPECT_EQ(group.nb_opts, 2);
+    EXPECT_STREQ(opts_get(&group, "path"), "a.b=c");
+    ASSERT_EQ(opts_take_group(&group, "file", "--disk: file: file", &nested, NULL), 0);
+    EXPECT_EQ(nested.nb_opts, 1);
+    EXPECT_STREQ(opts_get(&nested, "size"), "4K");
+    EXPECT_EQ(opts_check_all_used(&group, NULL), 0);
+
+    /* Those of the group count as used, the rest does not. */
+    EXPECT_STREQ(opts_get(&opts, "driver"), "x");
+    EXPECT_STREQ(opts_get(&opts, "file"), "n");
+    EXPECT_EQ(opts_check_all_used(&opts, &err), -EINVAL);
+    EXPECT_STREQ(err.msg, "--disk: unknown key 'files'; did you mean 'file'?");
+
+    ASSERT_EQ(opts_add(&nested, "path", "x", NULL), 0);
+    EXPECT_EQ(opts_add(&nested, "path", "y", &err), -EINVAL);
+    EXPECT_STREQ(err.msg, "--disk: file: file: 'path' is given twice");
+    opts_finish(&nested);
+    opts_finish(&group);
+    opts_finish(&opts);
+}
+
+TEST(opts, a_dot_at_an_end_or_next_to_a_dot_makes_no_key)
+{
+    static const char *const items[] = { ".a=1", "a.=1", "a..b=1" };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(items); i++) {
+        Opts opts;
+
+        ASSERT_EQ(opts_parse(&opts, "--disk", items[i], "path", NULL), 0);
+        EXPECT_STREQ(opts_get(&opts, "path"), items[i]);
+        opts_finish(&opts);
+        EXPECT_EQ(opts_parse(&opts, "--disk", items[i], NULL, NULL), -EINVAL);
+    }
+}
+
 TEST(opts, an_empty_list_is_a_list)
 {
     Opts opts;
