@@ -20,8 +20,8 @@
  *   (3) A waiter announces itself in inflight_waiters, then passes barrier_everywhere(), then looks
  *       at the counters. A leaving request writes `ended`, then looks at inflight_waiters. So
  *       either the waiter saw the end, or the leaving request sees the waiter.
- *   (4) A waiter is linked in `waiters` until its wait is over; whoever unlinks it, itself or a
- *       leaving request, ends the wait, so it is woken exactly once.
+ *   (4) A waiter is linked in `waiters` until its wait is over; whoever unlinks it, itself, a
+ *       leaving request or who opens the gate, ends the wait, so it is woken exactly once.
  */
 #include "block/in-flight.h"
 
@@ -122,33 +122,47 @@ void inflight_close(InFlight *f)
     barrier_everywhere(f);
 }
 
-void inflight_open(InFlight *f)
-{
-    atomic_store(&f->closed, false);
-}
-
 bool inflight_is_closed(const InFlight *f)
 {
     return atomic_load(&f->closed);
 }
 
-void inflight_wake_waiters(void)
+/* Unlink the waiters whose wait is over, or all of those that wait for @all, and wake them. */
+static void wake_waiters(const InFlight *all)
 {
     List done = LIST_INIT(done);
     ListNode *node;
 
     pthread_mutex_lock(&waiters_lock);
     list_for_each_safe(it, &waiters) {
-        if (inflight_count(list_entry(it, InFlightWaiter, node)->in_flight) == 0) {
+        const InFlight *f = list_entry(it, InFlightWaiter, node)->in_flight;
+
+        if (f == all || inflight_count(f) == 0) {
             list_remove(it);
             list_push_back(&done, it);
         }
     }
     pthread_mutex_unlock(&waiters_lock);
 
-    /* A waiter's frame goes away when it is woken: the node is unlinked before that. */
+    /* A waiter's frame goes away when it runs: the node is unlinked before that. Scheduled, not
+     * entered: whoever calls this is in the middle of something. */
     while ((node = list_pop_front(&done)) != NULL) {
-        aio_co_wake(list_entry(node, InFlightWaiter, node)->co);
+        Coroutine *co = list_entry(node, InFlightWaiter, node)->co;
+
+        aio_co_schedule(co_home(co), co);
+    }
+}
+
+void inflight_wake_waiters(void)
+{
+    wake_waiters(NULL);
+}
+
+void inflight_open(InFlight *f)
+{
+    atomic_store(&f->closed, false);
+    if (atomic_load(&inflight_waiters) != 0) {
+        wake_waiters(f);
     }
 }
 

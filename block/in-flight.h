@@ -91,7 +91,8 @@ void inflight_close(InFlight *f) NONNULL(1);
 void inflight_open(InFlight *f) NONNULL(1);
 bool inflight_is_closed(const InFlight *f) NONNULL(1);
 
-/* inflight_co_wait - until nothing is in flight; the gate is closed. Context: coroutine, any. */
+/* inflight_co_wait - until nothing is in flight, or the gate has been opened, which is closed now.
+ * Context: coroutine, any. */
 co_fn void inflight_co_wait(InFlight *f) NONNULL(1);
 
 #endif
