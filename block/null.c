@@ -4,7 +4,7 @@
  * driver=null,size=SIZE[,latency-ns=N][,read-zeroes=on|off]
  *
  * A request is done at once without a yield, or after latency-ns. Reads leave the buffers as they
- * are unless read-zeroes=on.
+ * are unless read-zeroes=on. Both options may be changed while the disk is in use.
  */
 #include <inttypes.h>
 #include <limits.h>
@@ -23,17 +23,22 @@ typedef struct NullState {
     bool read_zeroes;
 } NullState;
 
+static int take_options(NullState *s, Opts *opts, Error *err)
+{
+    uint64_t latency_ns = (uint64_t)s->latency_ns;
+    int ret = opts_get_u64(opts, "latency-ns", 0, LATENCY_NS_MAX, &latency_ns, err);
+
+    s->latency_ns = (int64_t)latency_ns;
+    return ret < 0 ? ret : opts_get_bool(opts, "read-zeroes", &s->read_zeroes, err);
+}
+
 static int null_open(BlockNode *node, Opts *opts, Error *err)
 {
-    NullState *s = node->state;
-    uint64_t length_bytes = 0, latency_ns = 0;
+    uint64_t length_bytes = 0;
     int ret = opts_get_size(opts, "size", SECTOR_BYTES, LENGTH_BYTES_MAX, &length_bytes, err);
 
     if (ret == 0) {
-        ret = opts_get_u64(opts, "latency-ns", 0, LATENCY_NS_MAX, &latency_ns, err);
-    }
-    if (ret == 0) {
-        ret = opts_get_bool(opts, "read-zeroes", &s->read_zeroes, err);
+        ret = take_options(node->state, opts, err);
     }
     if (ret < 0) {
         return ret;
@@ -52,7 +57,6 @@ static int null_open(BlockNode *node, Opts *opts, Error *err)
     if (node->cache == BLK_CACHE_AUTO) {
         node->cache = BLK_CACHE_NONE;
     }
-    s->latency_ns = (int64_t)latency_ns;
     atomic_store(&node->length_bytes, length_bytes);
     node->limits = (BlockLimits){
         .request_alignment = 1,
@@ -70,6 +74,21 @@ static int null_open(BlockNode *node, Opts *opts, Error *err)
 
 static void null_close(BlockNode *node)
 {
+}
+
+static int null_reconfigure(BlockNode *node, Opts *opts, Error *err)
+{
+    NullState *s = node->state;
+    NullState changed = *s;
+    int ret = take_options(&changed, opts, err);
+
+    if (ret == 0) {
+        ret = opts_check_all_used(opts, err);
+    }
+    if (ret == 0) {
+        *s = changed;
+    }
+    return ret;
 }
 
 static ALWAYS_INLINE co_fn int answer(const BlockNode *node)
@@ -115,15 +134,32 @@ static co_fn int null_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, u
     return answer(node);
 }
 
+static co_fn int null_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+                                      uint64_t *ret_len_bytes)
+{
+    const NullState *s = node->state;
+
+    *ret_len_bytes = len_bytes;
+    return s->read_zeroes ? BLK_STATUS_ZERO : BLK_STATUS_DATA;
+}
+
+static co_fn int null_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err)
+{
+    return 0;
+}
+
 const BlockDriver bdrv_null = {
     .name = "null",
     .instance_bytes = sizeof(NullState),
     .write_flags = BLK_FUA,
     .open = null_open,
     .close = null_close,
+    .reconfigure = null_reconfigure,
     .co_preadv = null_co_preadv,
     .co_pwritev = null_co_pwritev,
     .co_flush = null_co_flush,
     .co_pdiscard = null_co_pdiscard,
     .co_pwrite_zeroes = null_co_pwrite_zeroes,
+    .co_block_status = null_co_block_status,
+    .co_truncate = null_co_truncate,
 };

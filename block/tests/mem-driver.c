@@ -361,7 +361,7 @@ void mem_open(MemDisk *disk, const MemConfig *config)
     opening_disk = disk;
     disk->node = bdrv_open_driver(make_driver(config), &opts, &err);
     ASSERT_TRUE(disk->node != NULL);
-    disk->blk = blk_create("mem0", disk->node);
+    disk->blk = blk_create("mem0", disk->node, blk_default_perm(disk->node), BLK_PERM_READ, &err);
     ASSERT_TRUE(disk->blk != NULL);
     opts_finish(&opts);
 }

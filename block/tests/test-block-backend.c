@@ -307,7 +307,7 @@ TEST(drain, length_is_looked_at_after_the_wait)
     crowd_init(&c);
     blk_drained_begin(c.disk.blk);
     crowd_start(&c, 0, 1);
-    atomic_store(&c.disk.node->length_bytes, 256);
+    bdrv_set_length(c.disk.node, 256);
     blk_drained_end(c.disk.blk);
     env_settle(&c.env);
     EXPECT_EQ(c.reqs[0].ret, -EINVAL);

@@ -544,7 +544,9 @@ TEST(vblk, requests_beyond_the_end_of_a_disk_that_shrank_are_io_errors)
 {
     begin();
     EXPECT_EQ(run_read(NB_SECTORS - 1, SECTOR), VIRTIO_BLK_S_OK);
-    atomic_store(&disk.node->length_bytes, DISK_BYTES / 2);
+    blk_drained_begin(disk.blk);
+    bdrv_set_length(disk.node, DISK_BYTES / 2);
+    blk_drained_end(disk.blk);
     EXPECT_EQ(run_read(NB_SECTORS - 1, SECTOR), VIRTIO_BLK_S_IOERR);
     EXPECT_EQ(run_read(NB_SECTORS / 2 - 1, SECTOR), VIRTIO_BLK_S_OK);
     vdev_config_changed(vdev);
