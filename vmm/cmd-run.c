@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "io/base/thread.h"
 #include "vmm/cmd.h"
 #include "vmm/machine.h"
 
@@ -45,6 +46,7 @@ static int run_config(MachineConfig *config)
     bool usage = false;
     Error err;
 
+    assert_main();
     log_set_level(config->log_level);
     Machine *machine = machine_create(config, &usage, &err);
 

@@ -10,7 +10,7 @@
 #include "vmm/layout.h"
 #include "vmm/machine-int.h"
 
-static int create_iothreads(Machine *machine, Error *err)
+static main_fn int create_iothreads(Machine *machine, Error *err)
 {
     const MachineConfig *config = machine->config;
 
@@ -38,8 +38,8 @@ static IOThread *find_iothread(Machine *machine, const char *id)
 }
 
 /* The thread of one queue, with a reference for the disk. */
-static IOThread *thread_for_queue(Machine *machine, const DiskConfig *config, unsigned queue,
-                                  Error *err)
+static main_fn IOThread *thread_for_queue(Machine *machine, const DiskConfig *config,
+                                          unsigned queue, Error *err)
 {
     char id[64];
 
@@ -73,8 +73,8 @@ static int open_backend(Disk *disk, DiskConfig *config, bool *ret_usage, Error *
     return 0;
 }
 
-static int map_queues(Machine *machine, Disk *disk, const DiskConfig *config, unsigned nb_queues,
-                      Error *err)
+static main_fn int map_queues(Machine *machine, Disk *disk, const DiskConfig *config,
+                              unsigned nb_queues, Error *err)
 {
     for (unsigned q = 0; q < nb_queues; q++) {
         IOThread *iothread = thread_for_queue(machine, config, q, err);
@@ -109,8 +109,8 @@ static int attach_transport(Machine *machine, Disk *disk, const DiskConfig *conf
     return disk->mmio ? 0 : -EIO;
 }
 
-static int create_disk(Machine *machine, DiskConfig *config, unsigned slot, bool *ret_usage,
-                       Error *err)
+static main_fn int create_disk(Machine *machine, DiskConfig *config, unsigned slot,
+                               bool *ret_usage, Error *err)
 {
     Disk *disk = &machine->disks[machine->nb_disks++];
     int ret = open_backend(disk, config, ret_usage, err);

@@ -54,10 +54,10 @@ struct Machine {
 };
 
 /* disks.c */
-int disks_create(Machine *machine, bool *ret_usage, Error *err) NONNULL(1, 2) WARN_UNUSED;
+main_fn int disks_create(Machine *machine, bool *ret_usage, Error *err) NONNULL(1, 2) WARN_UNUSED;
 /* Device, queues and transport back to power-on. vCPUs paused. */
 void disks_reset(Machine *machine) NONNULL(1);
 /* Returns the first error of the final flushes. */
-int disks_destroy(Machine *machine, Error *err) NONNULL(1);
+main_fn int disks_destroy(Machine *machine, Error *err) NONNULL(1);
 
 #endif

@@ -260,7 +260,7 @@ static int load(Machine *machine, Error *err)
     return vcpus_reset(machine->vcpus, &entry, err);
 }
 
-static int build(Machine *machine, bool *ret_usage, Error *err)
+static main_fn int build(Machine *machine, bool *ret_usage, Error *err)
 {
     int ret;
 

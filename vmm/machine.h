@@ -30,7 +30,7 @@ typedef enum MachineExit {
 } MachineExit;
 
 /* @ret_usage  set when the failure is the command line's fault (an unknown disk option) */
-Machine *machine_create(MachineConfig *config, bool *ret_usage, Error *err) NONNULL(1, 2)
+main_fn Machine *machine_create(MachineConfig *config, bool *ret_usage, Error *err) NONNULL(1, 2)
     WARN_UNUSED;
 
 /* machine_run - returns an exit status; @err is set when that is MACHINE_EXIT_HOST_FAILURE */
@@ -42,6 +42,6 @@ const char *machine_report(Machine *machine) NONNULL(1);
 int machine_write_stats(Machine *machine, const char *path, Error *err) NONNULL(1, 2) WARN_UNUSED;
 
 /* Returns 0, or -errno when a disk's last flush failed: what the guest wrote may be lost. */
-int machine_destroy(Machine *machine, Error *err);
+main_fn int machine_destroy(Machine *machine, Error *err);
 
 #endif

@@ -404,7 +404,7 @@ static void torture_section(MemDisk *disk, unsigned nth)
     }
 }
 
-static void torture(void)
+static main_fn void torture(void)
 {
     static Worker workers[NB_WORKERS];
     IOThread *threads[NB_THREADS];

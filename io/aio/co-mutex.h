@@ -17,7 +17,7 @@
 
 typedef struct CoMutexWaiter CoMutexWaiter;
 
-typedef struct TSA(capability("CoMutex")) CoMutex {
+typedef struct CAPABILITY("CoMutex") CoMutex {
     _Atomic uintptr_t word;    /* 0, or held, with the waiters that came last: co-mutex.c */
     CoMutexWaiter *line;       /* of the holder: other waiters, all older, first come first */
     _Atomic(Coroutine *) owner; /* written by the holder or, to hand over, for the next one */
@@ -27,11 +27,11 @@ void co_mutex_init(CoMutex *mutex) NONNULL(1);
 void co_mutex_finish(CoMutex *mutex);
 
 /* co_mutex_lock - locking what the caller has locked itself is a bug and aborts */
-co_fn void co_mutex_lock(CoMutex *mutex) NONNULL(1) TSA(acquire_capability(mutex));
+co_fn void co_mutex_lock(CoMutex *mutex) NONNULL(1) ACQUIRES(mutex);
 /* co_mutex_trylock - true when it was free and is now the caller's; never yields */
 co_fn bool co_mutex_trylock(CoMutex *mutex) NONNULL(1) WARN_UNUSED
-    TSA(try_acquire_capability(true, mutex));
+    TRY_ACQUIRES(true, mutex);
 /* co_mutex_unlock - by who holds it, anything else aborts; never yields */
-co_fn void co_mutex_unlock(CoMutex *mutex) NONNULL(1) TSA(release_capability(mutex));
+co_fn void co_mutex_unlock(CoMutex *mutex) NONNULL(1) RELEASES(mutex);
 
 #endif

@@ -17,10 +17,10 @@ typedef struct IOThread IOThread;
  * iothread_create - start a thread with a context of its own
  * @id  the thread's name, "io:" is put in front and 15 bytes are kept: what `top -H` shows
  */
-IOThread *iothread_create(const char *id, const AioParams *params, Error *err) NONNULL(1)
+main_fn IOThread *iothread_create(const char *id, const AioParams *params, Error *err) NONNULL(1)
     WARN_UNUSED;
-IOThread *iothread_ref(IOThread *iot) NONNULL(1);
-void iothread_unref(IOThread *iot);
+main_fn IOThread *iothread_ref(IOThread *iot) NONNULL(1);
+main_fn void iothread_unref(IOThread *iot);
 
 AioContext *iothread_context(const IOThread *iot) NONNULL(1);
 const char *iothread_id(const IOThread *iot) NONNULL(1);

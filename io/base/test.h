@@ -5,7 +5,7 @@
  * Threading: each test runs in a process of its own (fork), so threads and leaks stay apart.
  *
  * A test program is a file of TEST()s and a closing TEST_MAIN(). It prints TAP version 13 with a
- * plan. A failed EXPECT prints both values and goes on; a failed ASSERT ends that test with abort()
+ * plan. Tests run in the main thread. A failed EXPECT prints both values and goes on; a failed ASSERT ends that test with abort()
  * (never longjmp, which would be wrong on a coroutine's stack). A test that outlives its time
  * (30 s, or TEST_TIMEOUT_S in the environment) is killed and fails. TEST_SKIP ends it as skipped.
  *
@@ -28,6 +28,7 @@
 #include <string.h>
 
 #include "io/base/compiler.h"
+#include "io/base/tsa.h"
 
 typedef struct TestCase {
     const char *name;
@@ -50,7 +51,7 @@ void test_expect_death(const char *file, int line, void (*fn)(void *), void *opa
                        const char *text) NONNULL(1, 3, 6);
 
 #define TEST(group, sentence)                                                                      \
-    static void test_##group##_##sentence(void);                                                   \
+    static main_fn void test_##group##_##sentence(void);                                           \
     static TestCase test_case_##group##_##sentence = { #group ": " #sentence,                      \
                                                        test_##group##_##sentence, NULL };          \
     static void __attribute__((constructor)) test_register_##group##_##sentence(void)              \

@@ -1,5 +1,5 @@
 /*
- * thread.c - naming threads
+ * thread.c - which thread this is, and its name
  */
 #include "io/base/thread.h"
 
@@ -8,6 +8,16 @@
 #include <stdio.h>
 
 #define NAME_BYTES 16 /* TASK_COMM_LEN of the kernel, with the terminator */
+
+bool thread_is_main(void)
+{
+    return gettid() == getpid();
+}
+
+void assert_main(void)
+{
+    assert(thread_is_main());
+}
 
 void thread_set_name(const char *fmt, ...)
 {

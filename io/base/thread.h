@@ -13,6 +13,12 @@
 #define IO_BASE_THREAD_H
 
 #include "io/base/compiler.h"
+#include "io/base/tsa.h"
+
+/* thread_is_main - the process began with this thread */
+bool thread_is_main(void);
+/* assert_main - abort in another thread; the analysis takes it from here that this is the main one */
+void assert_main(void) TSA(assert_capability(tsa_role_main));
 
 /* thread_set_name - what `top -H` shows; the first 15 bytes are kept */
 void thread_set_name(const char *fmt, ...) PRINTF(1, 2);

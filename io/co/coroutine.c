@@ -36,8 +36,6 @@ typedef struct CoThread {
 
 THREAD_LOCAL(CoThread, this_thread);
 
-TsaRole tsa_role_coroutine;
-
 void co_main(Coroutine *co) NORETURN;
 
 /* --- bugs of the caller --- */

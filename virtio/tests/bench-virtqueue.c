@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "io/aio/iothread.h"
+#include "io/base/thread.h"
 #include "virtio/tests/ring-driver.h"
 #include "virtio/virtio-blk.h"
 
@@ -106,6 +107,7 @@ int main(int argc, char **argv)
     Opts opts;
     Error err;
 
+    assert_main();
     if (depth < 1 || depth * 3 > QUEUE_SIZE || nb_threads < 1 || nb_threads > 2) {
         fprintf(stderr, "usage: bench-virtqueue [requests [depth 1..%d [threads 1..2]]]\n",
                 QUEUE_SIZE / 3);

@@ -315,7 +315,7 @@ static void queues_reset_at_work(void)
     }
 }
 
-static void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll_max_ns,
+static main_fn void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll_max_ns,
                    void (*run)(void))
 {
     VirtioBlkParams params = { .id = "disk", .nb_queues = NB_QUEUES, .queue_size = QUEUE_SIZE };
@@ -360,7 +360,7 @@ static void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll
     aio_context_destroy(ctx);
 }
 
-static void run_on_file(const char *more, unsigned nb_iothreads, int64_t poll_max_ns,
+static main_fn void run_on_file(const char *more, unsigned nb_iothreads, int64_t poll_max_ns,
                         void (*run)(void))
 {
     char path[] = "/var/tmp/penstock-test-XXXXXX", options[96];

@@ -34,7 +34,7 @@ static inline AioStats test_stats(AioContext *ctx)
 
 /* A test that is run with each set of ring flags: that of 6.1, of 5.19 and of 5.11. */
 #define TEST_ON_EACH_RING(group, sentence)                                                         \
-    static void body_##group##_##sentence(void);                                                   \
+    static main_fn void body_##group##_##sentence(void);                                           \
     TEST(group, sentence)                                                                          \
     {                                                                                              \
         body_##group##_##sentence();                                                               \

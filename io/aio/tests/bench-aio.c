@@ -16,6 +16,7 @@
 
 #include "io/aio/aio-file.h"
 #include "io/aio/iothread.h"
+#include "io/base/thread.h"
 #include "io/aio/tests/bench-peers.h"
 
 #define ROUNDS     9
@@ -274,7 +275,7 @@ static const Case cases[] = {
 
 static double results_ns[ARRAY_SIZE(cases)][ROUNDS];
 
-static void set_up(const Case *c)
+static main_fn void set_up(const Case *c)
 {
     AioParams params = AIO_PARAMS_POLLING;
     Error err;
@@ -293,7 +294,7 @@ static void set_up(const Case *c)
     }
 }
 
-static void tear_down(void)
+static main_fn void tear_down(void)
 {
     iothread_unref(other);
     aio_context_destroy(ctx);
@@ -306,7 +307,7 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void measure(unsigned i, unsigned round)
+static main_fn void measure(unsigned i, unsigned round)
 {
     set_up(&cases[i]);
     int64_t start_ns = aio_now_ns();
@@ -321,7 +322,7 @@ static bool wanted(unsigned i, int argc, char **argv)
     return argc < 2 || strcmp(argv[1], cases[i].name) == 0;
 }
 
-static void measure_all(int argc, char **argv)
+static main_fn void measure_all(int argc, char **argv)
 {
     for (unsigned round = 0; round < ROUNDS; round++) {
         for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -339,7 +340,7 @@ static void measure_all(int argc, char **argv)
     }
 }
 
-static void run_once(const char *name, unsigned n)
+static main_fn void run_once(const char *name, unsigned n)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
         if (strcmp(name, cases[i].name) == 0) {
@@ -355,6 +356,7 @@ int main(int argc, char **argv)
     char path[] = "/tmp/bench-aio-XXXXXX";
     int fd = mkstemp(path);
 
+    assert_main();
     if (fd < 0 || unlink(path) < 0 || ftruncate(fd, 1 << 20) < 0) {
         return 1;
     }

@@ -12,7 +12,7 @@
 
 #define MS 1000000LL
 
-static IOThread *test_iothread(const char *id)
+static main_fn IOThread *test_iothread(const char *id)
 {
     Error err = { 0 };
     IOThread *iot = iothread_create(id, NULL, &err);

@@ -212,7 +212,7 @@ static void reader_entry(void *opaque)
 
 /* --- all of it --- */
 
-static void start_threads(void)
+static main_fn void start_threads(void)
 {
     for (unsigned i = 0; i < CONTEXTS; i++) {
         /* some poll, some sleep at once */

@@ -8,7 +8,7 @@
 #include "io/aio/iothread.h"
 #include "io/aio/tests/aio-test.h"
 
-static IOThread *test_iothread(const char *id)
+static main_fn IOThread *test_iothread(const char *id)
 {
     Error err = { 0 };
     IOThread *iot = iothread_create(id, NULL, &err);
