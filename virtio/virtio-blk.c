@@ -149,6 +149,35 @@ static const VirtioDeviceOps blk_ops = {
     .handle_queue = blk_handle_queue,
 };
 
+/* --- what the backend tells --- */
+
+static void blk_drained_begin_cb(void *opaque)
+{
+    VirtioBlk *vblk = opaque;
+
+    vdev_pause(&vblk->vdev);
+}
+
+static void blk_drained_end_cb(void *opaque)
+{
+    VirtioBlk *vblk = opaque;
+
+    vdev_resume(&vblk->vdev);
+}
+
+static void blk_resized_cb(void *opaque)
+{
+    VirtioBlk *vblk = opaque;
+
+    vdev_config_changed(&vblk->vdev);
+}
+
+static const BlkUserOps user_ops = {
+    .drained_begin = blk_drained_begin_cb,
+    .drained_end = blk_drained_end_cb,
+    .resized = blk_resized_cb,
+};
+
 /* --- creation --- */
 
 static int choose_block_bytes(VirtioBlk *vblk, const VirtioBlkParams *params, Error *err)
@@ -237,12 +266,14 @@ VirtioBlk *virtio_blk_create(const VirtioBlkParams *params, BlockBackend *blk,
         virtio_blk_destroy(vblk);
         return NULL;
     }
+    blk_set_user(blk, &user_ops, vblk);
     return vblk;
 }
 
 void virtio_blk_destroy(VirtioBlk *vblk)
 {
     if (vblk) {
+        blk_set_user(vblk->blk, NULL, NULL);
         vdev_finish(&vblk->vdev);
         free(vblk);
     }

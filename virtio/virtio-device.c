@@ -394,6 +394,25 @@ co_fn void vdev_co_config_write(VirtioDevice *vdev, size_t offset, const void *d
     co_mutex_unlock(&vdev->lock);
 }
 
+void vdev_pause(VirtioDevice *vdev)
+{
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        atomic_store(&vdev->queues[i].paused, true);
+    }
+}
+
+void vdev_resume(VirtioDevice *vdev)
+{
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        VirtQueue *vq = &vdev->queues[i];
+
+        atomic_store(&vq->paused, false);
+        if (vq->doorbell.fd >= 0) {
+            event_notifier_set(&vq->doorbell);
+        }
+    }
+}
+
 void vdev_config_changed(VirtioDevice *vdev)
 {
     vdev->config_generation++;

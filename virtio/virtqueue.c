@@ -254,7 +254,8 @@ void vq_flush(VirtQueue *vq)
 
 bool vq_has_work(VirtQueue *vq)
 {
-    return vq->active && vring_split_has_work(vq);
+    return vq->active && !atomic_load_explicit(&vq->paused, memory_order_relaxed) &&
+           vring_split_has_work(vq);
 }
 
 bool vq_enable_notifications(VirtQueue *vq)

@@ -549,7 +549,6 @@ TEST(vblk, requests_beyond_the_end_of_a_disk_that_shrank_are_io_errors)
     blk_drained_end(disk.blk);
     EXPECT_EQ(run_read(NB_SECTORS - 1, SECTOR), VIRTIO_BLK_S_IOERR);
     EXPECT_EQ(run_read(NB_SECTORS / 2 - 1, SECTOR), VIRTIO_BLK_S_OK);
-    vdev_config_changed(vdev);
     EXPECT_EQ(transport.config_interrupts, 1);
     EXPECT_EQ(le64toh(read_config().capacity), NB_SECTORS / 2);
     device_end();
@@ -571,13 +570,15 @@ TEST(vblk, a_disk_may_shrink_while_a_request_is_in_flight)
     while (mem_nb_parked(&disk) < 1) {
         aio_poll(aio_main(), true);
     }
-    atomic_store(&disk.node->length_bytes, DISK_BYTES / 2);
-    vdev_config_changed(vdev);
     atomic_store(&disk.yield, MEM_YIELD_NEVER);
     disk.fail_code = -EIO; /* as a file does that ends before */
     atomic_store(&disk.fail_nth, 1);
     mem_release_all(&disk);
+    blk_drained_begin(disk.blk); /* the block layer takes notice; it waits for the request */
+    bdrv_set_length(disk.node, DISK_BYTES / 2);
+    blk_drained_end(disk.blk);
     dev_settle();
+    EXPECT_EQ(transport.config_interrupts, 1);
     ASSERT_TRUE(ring_next_used(&ring, &head, &used_len));
     EXPECT_EQ(*status_byte(), VIRTIO_BLK_S_IOERR);
     ring_free(&ring, (uint16_t)head);
@@ -1124,17 +1125,57 @@ TEST(vblk, a_reset_waits_for_a_write_that_is_parked_in_the_backend)
     device_end();
 }
 
-TEST(vblk, requests_wait_for_the_end_of_a_drained_section)
+TEST(vblk, requests_wait_in_the_ring_for_the_end_of_a_drained_section)
 {
     begin();
     blk_drained_begin(blk);
     add_reads(5);
     dev_settle();
     EXPECT_EQ(ring_used_index(&ring), 0);
-    EXPECT_EQ(vdev->queues[0].in_flight, 5);
+    EXPECT_EQ(vdev->queues[0].in_flight, 0);
+    blk_drained_end(blk); /* nobody kicks again */
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&ring), 5);
+    device_end();
+}
+
+TEST(vblk, what_was_popped_before_a_drained_section_is_waited_for)
+{
+    begin();
+    atomic_store(&disk.yield, MEM_YIELD_TWICE);
+    add_reads(3);
+    aio_poll(aio_main(), false);
+    EXPECT_EQ(vdev->queues[0].in_flight, 3);
+    blk_drained_begin(blk);
+    EXPECT_EQ(vdev->queues[0].in_flight, 0);
+    EXPECT_EQ(disk.stats.active, 0);
+    add_reads(2);
+    dev_settle();
+    EXPECT_EQ(vdev->queues[0].in_flight, 0);
     blk_drained_end(blk);
     dev_settle();
     EXPECT_EQ(ring_used_index(&ring), 5);
+    device_end();
+}
+
+TEST(vblk, a_queue_started_in_a_drained_section_waits_for_its_end)
+{
+    begin();
+    other_begin();
+    dev_set_status(vdev, 0);
+    blk_drained_begin(blk);
+    driver_begin(vdev_features_offered(vdev));
+    add_reads(4);
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&ring), 0);
+    dev_set_status(vdev, 0); /* and one that is stopped in it does not wait */
+    driver_begin(vdev_features_offered(vdev));
+    add_reads(4);
+    dev_settle();
+    EXPECT_EQ(vdev->queues[0].in_flight, 0);
+    blk_drained_end(blk);
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&ring), 4);
     device_end();
 }
 
