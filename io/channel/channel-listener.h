@@ -6,7 +6,8 @@
  *            the thread that creates it. Connection coroutines begin there and may go elsewhere
  *            (aio_co_reschedule_self()); they may end in any context.
  * Lifetime:  reference counted by its creator and by each connection's coroutine.
- *            channel_listener_stop() ends accepting and closes the sockets; connections go on.
+ *            channel_listener_stop() ends accepting and closes the sockets; connections go on. The
+ *            home context outlives them all: see channel_listener_co_wait_idle().
  *
  * At most `connections_max` coroutines at a time; further peers wait in the kernel's queue. When
  * accept() fails for want of descriptors or memory, the listener pauses for ACCEPT_PAUSE_NS instead
@@ -37,7 +38,9 @@ typedef struct ChannelListenerParams {
 /*
  * channel_listener_create - bind and listen; accepts from channel_listener_start() on
  * A host name is resolved here and now, so this may block: start-up only. All addresses that it has
- * are listened on; one that fails to bind fails the whole.
+ * are listened on, but for those that this machine does not have; another that cannot be bound fails
+ * the whole.
+ * Errors: -EADDRINUSE, -EADDRNOTAVAIL, -EACCES, -ENOENT (host, or folder of the path), ...
  */
 ChannelListener *channel_listener_create(const SocketAddress *addr,
                                          const ChannelListenerParams *params, Error *err)

@@ -33,6 +33,11 @@ co_fn void wait_slot_prepare(WaitSlot *slot) NONNULL(1);
 co_fn void wait_slot_abandon(WaitSlot *slot) NONNULL(1);
 /* wait_slot_yield - Returns false when it was the deadline (-1 = none) that woke us */
 co_fn bool wait_slot_yield(WaitSlot *slot, int64_t deadline_ns) NONNULL(1);
+/*
+ * wait_slot_yield_fd - the same, and @fd being ready wakes us, too
+ * @events  POLLIN or POLLOUT. Nobody else watches @fd in this context meanwhile.
+ */
+co_fn bool wait_slot_yield_fd(WaitSlot *slot, int fd, short events, int64_t deadline_ns) NONNULL(1);
 /* wait_slot_wake - continue the one that waits, if any. Any thread, in a coroutine or not. */
 void wait_slot_wake(WaitSlot *slot) NONNULL(1);
 
