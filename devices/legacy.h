@@ -26,14 +26,11 @@ typedef struct AcpiPmParams {
     uint16_t pm1a_control_port; /* 2 bytes */
     uint16_t pm_timer_port;     /* 4 bytes */
     uint16_t reset_port;        /* 1 byte */
-    unsigned sci_gsi;           /* level-triggered */
 } AcpiPmParams;
 AcpiPm *acpi_pm_create(Platform *platform, const AcpiPmParams *params, Error *err) NONNULL(1, 2)
     WARN_UNUSED;
 void acpi_pm_destroy(AcpiPm *pm);
 void acpi_pm_reset(AcpiPm *pm) NONNULL(1);
-/* Press the power button: the guest may power off in an orderly way. Any thread. */
-void acpi_pm_power_button(AcpiPm *pm) NONNULL(1);
 
 /* i8042.c: just enough keyboard controller for a guest to find none attached and to reset by
  * command 0xfe; port 0x61 and A20 gate answers belong here, too */

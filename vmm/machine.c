@@ -181,7 +181,6 @@ static int create_legacy(Machine *machine, Error *err)
         .pm1a_control_port = LAYOUT_PM1_CNT_PORT,
         .pm_timer_port = LAYOUT_PM_TMR_PORT,
         .reset_port = LAYOUT_RESET_PORT,
-        .sci_gsi = LAYOUT_SCI_GSI,
     };
     Platform *platform = &machine->platform.platform;
 

@@ -1,5 +1,5 @@
 /*
- * test-acpi-pm.c - power-off, power button, PM timer, reset register
+ * test-acpi-pm.c - power-off, event registers, PM timer, reset register
  */
 #include "devices/legacy.h"
 #include "devices/pci.h"
@@ -9,7 +9,6 @@
 #define CONTROL 0x604
 #define TIMER   0x608
 #define RESET   0xcf9
-#define SCI     9
 
 typedef struct World {
     FakePlatform fake;
@@ -18,7 +17,7 @@ typedef struct World {
 
 static void world_init(World *world)
 {
-    static const AcpiPmParams params = { EVENT, CONTROL, TIMER, RESET, SCI };
+    static const AcpiPmParams params = { EVENT, CONTROL, TIMER, RESET };
 
     fake_init(&world->fake);
     world->pm = acpi_pm_create(&world->fake.platform, &params, NULL);
@@ -59,28 +58,19 @@ TEST(acpi_pm, sleep_type_5_with_sleep_enable_powers_off_and_others_do_not)
     world_finish(&world);
 }
 
-TEST(acpi_pm, power_button_raises_the_sci_when_enabled_until_it_is_acknowledged)
+TEST(acpi_pm, event_block_has_no_status_and_keeps_what_may_be_enabled)
 {
     World world;
     FakePlatform *fake = &world.fake;
 
     world_init(&world);
-    acpi_pm_power_button(world.pm);
-    EXPECT_EQ(fake_in(fake, EVENT, 2), 1 << 8);
-    EXPECT_FALSE(fake->level[SCI]);
-    fake_out(fake, EVENT + 2, 2, 0xffff);
-    EXPECT_EQ(fake_in(fake, EVENT + 2, 2), 0x0721);
-    EXPECT_TRUE(fake->level[SCI]);
-    fake_out(fake, EVENT, 2, 1 << 5); /* another bit */
-    EXPECT_TRUE(fake->level[SCI]);
-    fake_out(fake, EVENT + 1, 1, 1); /* write 1 to clear, as a byte */
-    EXPECT_FALSE(fake->level[SCI]);
+    EXPECT_EQ(fake_in(fake, EVENT, 4), 0);
+    fake_out(fake, EVENT, 4, 0xffffffff);
     EXPECT_EQ(fake_in(fake, EVENT, 4), 0x07210000);
-
-    acpi_pm_power_button(world.pm);
-    EXPECT_TRUE(fake->level[SCI]);
+    fake_out(fake, EVENT + 3, 1, 0); /* by the byte */
+    EXPECT_EQ(fake_in(fake, EVENT + 2, 2), 0x0021);
+    EXPECT_EQ(fake_in(fake, EVENT, 2), 0);
     acpi_pm_reset(world.pm);
-    EXPECT_FALSE(fake->level[SCI]);
     EXPECT_EQ(fake_in(fake, EVENT, 4), 0);
     world_finish(&world);
 }
@@ -150,7 +140,7 @@ TEST(acpi_pm, reset_register_and_pci_address_port_share_0xcf8)
 
 TEST(acpi_pm, a_taken_port_is_an_error_that_leaves_nothing)
 {
-    static const AcpiPmParams params = { 0x700, CONTROL, 0x720, 0x730, SCI };
+    static const AcpiPmParams params = { 0x700, CONTROL, 0x720, 0x730 };
     World world;
     Error err = { 0 };
 
