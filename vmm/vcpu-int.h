@@ -21,8 +21,9 @@ typedef struct VcpuPowerOn {
     struct kvm_lapic_state lapic;
     struct kvm_vcpu_events events;
     struct kvm_debugregs debugregs;
+    uint32_t xsave[sizeof(struct kvm_xsave) / sizeof(uint32_t)]; /* the struct has no fixed end */
     struct kvm_xcrs xcrs;
-    bool has_debugregs, has_xcrs;
+    bool has_debugregs, has_xsave, has_xcrs;
 } VcpuPowerOn;
 
 typedef struct Vcpu {

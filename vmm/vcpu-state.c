@@ -9,12 +9,17 @@
 
 #include "vmm/vcpu-int.h"
 
+#define MSR_IA32_TSC_ADJUST    0x3b
+#define MSR_IA32_SPEC_CTRL     0x48
 #define MSR_IA32_SYSENTER_CS   0x174
 #define MSR_IA32_SYSENTER_ESP  0x175
 #define MSR_IA32_SYSENTER_EIP  0x176
 #define MSR_IA32_MISC_ENABLE   0x1a0
+#define MSR_IA32_DEBUGCTL      0x1d9
+#define MSR_IA32_PAT           0x277
 #define MSR_MTRR_DEF_TYPE      0x2ff
 #define MSR_IA32_TSC_DEADLINE  0x6e0
+#define MSR_IA32_XSS           0xda0
 #define MSR_STAR               0xc0000081
 #define MSR_LSTAR              0xc0000082
 #define MSR_CSTAR              0xc0000083
@@ -28,20 +33,29 @@
 #define MSR_KVM_ASYNC_PF_EN    0x4b564d02
 #define MSR_KVM_STEAL_TIME     0x4b564d03
 #define MSR_KVM_PV_EOI_EN      0x4b564d04
+#define MSR_KVM_POLL_CONTROL   0x4b564d05
+#define MSR_KVM_ASYNC_PF_INT   0x4b564d06
 
 #define MISC_ENABLE_FAST_STRING 1ull
 #define MTRR_ENABLED_WRITE_BACK 0x806ull
+#define PAT_OF_POWER_ON         0x0007040600070406ull
+#define KVM_POLL_ENABLED        1ull
 
 static const struct {
     uint32_t index;
     uint64_t value;
 } reset_msrs[] = {
+    { MSR_IA32_TSC_ADJUST, 0 },
+    { MSR_IA32_SPEC_CTRL, 0 },
     { MSR_IA32_SYSENTER_CS, 0 },
     { MSR_IA32_SYSENTER_ESP, 0 },
     { MSR_IA32_SYSENTER_EIP, 0 },
     { MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING },
+    { MSR_IA32_DEBUGCTL, 0 },
+    { MSR_IA32_PAT, PAT_OF_POWER_ON },
     { MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK },
     { MSR_IA32_TSC_DEADLINE, 0 },
+    { MSR_IA32_XSS, 0 },
     { MSR_STAR, 0 },
     { MSR_LSTAR, 0 },
     { MSR_CSTAR, 0 },
@@ -55,6 +69,8 @@ static const struct {
     { MSR_KVM_ASYNC_PF_EN, 0 },
     { MSR_KVM_STEAL_TIME, 0 },
     { MSR_KVM_PV_EOI_EN, 0 },
+    { MSR_KVM_POLL_CONTROL, KVM_POLL_ENABLED },
+    { MSR_KVM_ASYNC_PF_INT, 0 },
 };
 
 /* --- CPUID --- */
@@ -116,6 +132,7 @@ int vcpu_save_power_on(Vcpu *vcpu, Error *err)
         return ret;
     }
     p->has_debugregs = kvm_ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &p->debugregs) == 0;
+    p->has_xsave = kvm_ioctl(vcpu->fd, KVM_GET_XSAVE, p->xsave) == 0;
     p->has_xcrs = kvm_ioctl(vcpu->fd, KVM_GET_XCRS, &p->xcrs) == 0;
     set_lvt(&p->lapic, 0x350, 7);
     set_lvt(&p->lapic, 0x360, 4);
@@ -155,6 +172,9 @@ int vcpu_load_power_on(Vcpu *vcpu, Error *err)
     }
     if (p->has_debugregs) {
         kvm_ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &p->debugregs);
+    }
+    if (p->has_xsave) {
+        kvm_ioctl(vcpu->fd, KVM_SET_XSAVE, p->xsave);
     }
     if (p->has_xcrs) {
         kvm_ioctl(vcpu->fd, KVM_SET_XCRS, &p->xcrs);
