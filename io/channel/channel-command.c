@@ -128,6 +128,9 @@ static int spawn(const char *const argv[], int child_in, int child_out, pid_t *r
         ret = -posix_spawn_file_actions_adddup2(&actions, child_out, STDOUT_FILENO);
     }
     if (ret == 0) {
+        ret = -posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
+    }
+    if (ret == 0) {
         ret = -posix_spawnp(ret_pid, argv[0], &actions, &attr, (char *const *)argv, environ);
     }
     posix_spawnattr_destroy(&attr);

@@ -6,8 +6,7 @@
  * Lifetime:  the last channel_unref() closes both pipes and, unless the child was waited for,
  *            kills it (SIGKILL) and reaps it.
  *
- * Standard error is the parent's; no other descriptor is inherited (all of ours are close-on-exec),
- * and signals are as at the start of a process. Shutting down a direction closes its pipe.
+ * Standard error is the parent's; no other descriptor is inherited, and signals are as at the start of a process. Shutting down a direction closes its pipe.
  */
 #ifndef IO_CHANNEL_CHANNEL_COMMAND_H
 #define IO_CHANNEL_CHANNEL_COMMAND_H

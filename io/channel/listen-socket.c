@@ -211,6 +211,7 @@ int listen_sockets_adopt(int fd, ListenSockets *ret_sockets, Error *err)
         return ret;
     }
     ret_sockets->fds[ret_sockets->nb++] = fd;
+    ret_sockets->adopted = true;
     return 0;
 }
 
@@ -219,6 +220,12 @@ void listen_sockets_close(ListenSockets *sockets)
     remove_own_file(sockets); /* first: nobody shall find it refusing */
     sockets->path[0] = '\0';
     while (sockets->nb > 0) {
-        close(sockets->fds[--sockets->nb]);
+        int fd = sockets->fds[--sockets->nb];
+
+        if (!sockets->adopted) {
+            /* A poll that is being cancelled keeps the socket open; it shall not listen any more. */
+            shutdown(fd, SHUT_RDWR);
+        }
+        close(fd);
     }
 }

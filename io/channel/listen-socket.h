@@ -16,6 +16,7 @@
 typedef struct ListenSockets {
     unsigned nb;
     int fds[LISTEN_SOCKETS_MAX];
+    bool adopted; /* somebody else may listen on it, too */
     char path[SOCKET_PATH_BYTES]; /* of the file that is ours to remove; "" = none */
     dev_t file_dev;
     ino_t file_ino;
