@@ -32,6 +32,7 @@
 #include "block/block-driver.h"
 #include "block/iov.h"
 #include "io/aio/aio-file.h"
+#include "io/aio/aio-worker.h"
 #include "io/base/log.h"
 
 /* The image or its file system will not do, as against an option that is wrong (-EINVAL): callers

@@ -24,6 +24,7 @@
 #include "block/iov.h"
 #include "block/tests/block-test.h"
 #include "io/aio/aio-file.h"
+#include "io/aio/aio-worker.h"
 
 #define KIB 1024u
 #define MIB (1024u * KIB)

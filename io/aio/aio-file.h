@@ -7,6 +7,8 @@
  *            contexts at once. Opening and closing happen in the main thread.
  * Lifetime:  aio_file_init() borrows the descriptor; aio_file_finish() when no request is in flight.
  *
+ * In a context on epoll a request is a call in a worker thread (aio-worker.h), and neither fixed files
+ * nor fixed buffers mean anything. On io_uring:
  * Fixed files: each ring gets the descriptor registered on first use, at the same slot in every
  * ring, where the kernel has sparse tables; else plain descriptors are used. Fixed buffers: guest
  * RAM is registered once for all contexts by aio_buffers_register(); a request with a
@@ -33,7 +35,8 @@ void aio_file_init(AioFile *file, int fd) NONNULL(1);
 void aio_file_finish(AioFile *file) NONNULL(1);
 
 /* Bytes transferred (may be short, 0 at end of file) or -errno; -EINTR and -EAGAIN are retried
- * inside. @iov must stay valid until the return. @rw_flags: RWF_* (RWF_DSYNC for FUA). */
+ * inside. @iov must stay valid until the return. @offset_bytes: at most INT64_MAX. @rw_flags: RWF_*
+ * (RWF_DSYNC for FUA). */
 co_fn int64_t aio_co_preadv(AioFile *file, const struct iovec *iov, int niov, uint64_t offset_bytes,
                             int rw_flags) NONNULL(1, 2) WARN_UNUSED;
 co_fn int64_t aio_co_pwritev(AioFile *file, const struct iovec *iov, int niov,
@@ -42,21 +45,6 @@ co_fn int aio_co_fdatasync(AioFile *file) NONNULL(1) WARN_UNUSED;
 /* @mode: FALLOC_FL_* */
 co_fn int aio_co_fallocate(AioFile *file, int mode, uint64_t offset_bytes, uint64_t len_bytes)
     NONNULL(1) WARN_UNUSED;
-
-/*
- * aio_co_run_blocking - run fn(opaque), which may block, in a worker thread (for ioctls that
- * io_uring does not have: BLKDISCARD, BLKZEROOUT); returns what it returned.
- * Workers are created on demand, at most AIO_WORKERS_MAX, and end when idle.
- */
-#define AIO_WORKERS_MAX 16
-typedef int AioBlockingFn(void *opaque);
-co_fn int aio_co_run_blocking(AioBlockingFn *fn, void *opaque) NONNULL(1) WARN_UNUSED;
-/*
- * aio_run_detached - the same with nobody waiting for it: for calls that cannot be interrupted and
- * whose caller may lose patience. What @fn returns is not looked at. Any thread.
- * Errors: -ENOMEM, -EAGAIN: no worker could be started, and @fn will not be called
- */
-int aio_run_detached(AioBlockingFn *fn, void *opaque) NONNULL(1) WARN_UNUSED;
 
 /*
  * Fixed buffers, main thread, at start-up before the ranges are used for I/O. Contexts register

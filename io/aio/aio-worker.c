@@ -1,17 +1,18 @@
 /*
- * aio-worker.c - a few threads for calls that block and that io_uring does not have
+ * aio-worker.c - the pool of threads for calls that block
  *
- *     queued --[worker]--> running --[worker: done, aio_co_wake]--> the coroutine goes on at home
+ *     NEW --[job_queue]--> QUEUED --[worker]--> BEGUN --[worker: done, aio_co_wake]--> at home again
+ *     NEW or QUEUED --[aio_job_cancel]--> CANCELLED --[done, aio_co_wake]--> at home again
  *
- * The job lives in the frame of the coroutine that waits for it; the worker's aio_co_wake() is the
+ * Only who changes the state, under the lock, from QUEUED to another has the job from then on. The job lives in the frame of the coroutine that waits for it; the worker's aio_co_wake() is the
  * last that the worker does with either, and hands the result over. A job that nobody waits for is
  * the worker's own, which frees it.
- * A worker is started when there are more jobs than idle workers to take them and fewer than
- * AIO_WORKERS_MAX; it ends after WORKER_IDLE_S without a job. Nothing waits for workers at the end
+ * A worker is started when there are more jobs than idle workers to take them and fewer workers than
+ * allowed; it ends after WORKER_IDLE_S without a job. Nothing waits for workers at the end
  * of the process: an idle one holds nothing, and a busy one has a coroutine that is waited for, or
  * something that nobody waits for.
  */
-#include "io/aio/aio-file.h"
+#include "io/aio/aio-worker.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -22,30 +23,46 @@
 #define WORKER_IDLE_S      10
 #define WORKER_STACK_BYTES (256 * 1024)
 
-typedef struct WorkerJob {
-    ListNode node;
-    AioBlockingFn *fn;
-    void *opaque;
-    Coroutine *co; /* NULL = nobody waits */
-    int ret;
-    bool done;
-} WorkerJob;
+enum {
+    JOB_NEW,
+    JOB_QUEUED,
+    JOB_BEGUN,
+    JOB_CANCELLED,
+};
 
 static struct {
     pthread_mutex_t lock; /* protects the rest */
     pthread_cond_t work;
     List jobs;
     unsigned nb_jobs; /* in that list */
+    unsigned max_workers;
     unsigned workers;
     unsigned idle; /* of these, waiting; still counted while one wakes up for a job */
 } pool = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
     .work = PTHREAD_COND_INITIALIZER,
     .jobs = LIST_INIT(pool.jobs),
+    .max_workers = AIO_WORKERS_MAX_DEFAULT,
 };
 
+void aio_workers_set_max(unsigned max)
+{
+    assert(max >= 1 && max <= AIO_WORKERS_MAX_LIMIT);
+    pthread_mutex_lock(&pool.lock);
+    pool.max_workers = max;
+    pthread_mutex_unlock(&pool.lock);
+}
+
+/* Take @job off the list. Called with the lock held. */
+static void job_unqueue(AioJob *job, int state)
+{
+    list_remove(&job->node);
+    pool.nb_jobs--;
+    job->state = state;
+}
+
 /* Wait for a job; NULL after WORKER_IDLE_S without one. Called with the lock held. */
-static WorkerJob *worker_next_job(void)
+static AioJob *worker_next_job(void)
 {
     struct timespec deadline;
     int ret = 0;
@@ -57,32 +74,40 @@ static WorkerJob *worker_next_job(void)
         ret = pthread_cond_timedwait(&pool.work, &pool.lock, &deadline);
     }
     pool.idle--;
-    if (list_empty(&pool.jobs)) {
-        return NULL;
+    AioJob *job = list_first_entry(&pool.jobs, AioJob, node);
+
+    if (job) {
+        job_unqueue(job, JOB_BEGUN);
     }
-    pool.nb_jobs--;
-    return list_entry(list_pop_front(&pool.jobs), WorkerJob, node);
+    return job;
 }
 
-static void job_run(WorkerJob *job)
+/* The last that is done with @job here. */
+static void job_done(AioJob *job, int ret)
 {
-    if (!job->co) {
-        job->fn(job->opaque);
-        free(job);
-        return;
-    }
-    job->ret = job->fn(job->opaque);
+    job->ret = ret;
     job->done = true;
     aio_co_wake(job->co);
 }
 
+static void job_run(AioJob *job)
+{
+    int ret = job->fn(job->opaque);
+
+    if (job->co) {
+        job_done(job, ret);
+    } else {
+        free(job);
+    }
+}
+
 static void *worker_thread(void *opaque)
 {
-    WorkerJob *job;
+    AioJob *job;
 
     thread_set_name("worker");
     pthread_mutex_lock(&pool.lock);
-    while ((job = worker_next_job())) {
+    while (pool.workers <= pool.max_workers && (job = worker_next_job())) {
         pthread_mutex_unlock(&pool.lock);
         job_run(job);
         pthread_mutex_lock(&pool.lock);
@@ -110,55 +135,96 @@ static int worker_start(void)
     return ret;
 }
 
-/* -errno when there is no worker at all and none can be started. */
-static int job_queue(WorkerJob *job)
+/* See to it that somebody comes to the last job of the list. -errno when there is no worker at all
+ * and none can be started: then it is off the list again. Called with the lock held. */
+static int wake_worker(AioJob *job)
 {
-    int ret = 0;
-
-    pthread_mutex_lock(&pool.lock);
-    list_push_back(&pool.jobs, &job->node);
-    pool.nb_jobs++;
     if (pool.idle >= pool.nb_jobs) {
         pthread_cond_signal(&pool.work);
-    } else if (pool.workers < AIO_WORKERS_MAX) {
-        pool.workers++;
-        ret = worker_start();
-        if (ret < 0) {
-            pool.workers--;
-            if (pool.workers > 0) {
-                ret = 0; /* one of those will come to it */
-            } else {
-                list_remove(&job->node);
-                pool.nb_jobs--;
-            }
-        }
+        return 0;
+    }
+    if (pool.workers >= pool.max_workers) {
+        return 0;
+    }
+    pool.workers++;
+    int ret = worker_start();
+
+    if (ret < 0 && --pool.workers == 0) {
+        job_unqueue(job, JOB_NEW);
+        return ret;
+    }
+    return 0; /* if need be, one of those that are there will come to it */
+}
+
+static int job_queue(AioJob *job)
+{
+    int ret = -ECANCELED;
+
+    pthread_mutex_lock(&pool.lock);
+    if (job->state == JOB_NEW) {
+        list_push_back(&pool.jobs, &job->node);
+        pool.nb_jobs++;
+        job->state = JOB_QUEUED;
+        ret = wake_worker(job);
     }
     pthread_mutex_unlock(&pool.lock);
     return ret;
 }
 
-int aio_co_run_blocking(AioBlockingFn *fn, void *opaque)
+void aio_job_init(AioJob *job, AioBlockingFn *fn, void *opaque)
 {
-    WorkerJob job = { .fn = fn, .opaque = opaque, .co = co_self() };
-    int ret = job_queue(&job);
+    *job = (AioJob){ .fn = fn, .opaque = opaque, .state = JOB_NEW };
+}
 
-    if (ret < 0) {
+int aio_co_run_job(AioJob *job)
+{
+    job->co = co_self();
+    int ret = job_queue(job);
+
+    if (ret == -ECANCELED) {
         return ret;
     }
+    if (ret < 0) {
+        return job->fn(job->opaque); /* slow, but done */
+    }
     co_yield();
-    assert(job.done); /* nobody else may wake it */
-    return job.ret;
+    assert(job->done); /* nobody else may wake it */
+    return job->ret;
+}
+
+bool aio_job_cancel(AioJob *job)
+{
+    pthread_mutex_lock(&pool.lock);
+    int state = job->state;
+
+    if (state == JOB_QUEUED) {
+        job_unqueue(job, JOB_CANCELLED);
+    } else if (state == JOB_NEW) {
+        job->state = JOB_CANCELLED;
+    }
+    pthread_mutex_unlock(&pool.lock);
+    if (state == JOB_QUEUED) {
+        job_done(job, -ECANCELED);
+    }
+    return state != JOB_BEGUN;
+}
+
+int aio_co_run_blocking(AioBlockingFn *fn, void *opaque)
+{
+    AioJob job;
+
+    aio_job_init(&job, fn, opaque);
+    return aio_co_run_job(&job);
 }
 
 int aio_run_detached(AioBlockingFn *fn, void *opaque)
 {
-    WorkerJob *job = calloc(1, sizeof(*job));
+    AioJob *job = malloc(sizeof(*job));
 
     if (!job) {
         return -ENOMEM;
     }
-    job->fn = fn;
-    job->opaque = opaque;
+    aio_job_init(job, fn, opaque);
     int ret = job_queue(job);
 
     if (ret < 0) {

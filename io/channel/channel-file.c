@@ -11,7 +11,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 
-#include "io/aio/aio-file.h"
+#include "io/aio/aio-worker.h"
 #include "io/channel/channel-int.h"
 
 typedef struct FileEnd {

@@ -11,7 +11,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "io/aio/aio-file.h"
+#include "io/aio/aio-worker.h"
 
 typedef struct LookUp {
     pthread_mutex_t lock; /* protects done and waiter */

@@ -293,57 +293,6 @@ TEST(aio_co, sleep_ends_early_when_woken_and_leaves_no_timer)
     aio_context_destroy(ctx);
 }
 
-/* --- blocking calls --- */
-
-#define BLOCKERS (3 * AIO_WORKERS_MAX)
-
-static struct {
-    pthread_mutex_t lock;
-    unsigned running, most, calls;
-} blocking = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-static unsigned blockers_left;
-static pthread_t home_thread;
-
-static int block_briefly(void *opaque)
-{
-    EXPECT_FALSE(pthread_equal(pthread_self(), home_thread));
-    pthread_mutex_lock(&blocking.lock);
-    blocking.calls++;
-    blocking.running++;
-    blocking.most = MAX(blocking.most, blocking.running);
-    pthread_mutex_unlock(&blocking.lock);
-    usleep(2000);
-    pthread_mutex_lock(&blocking.lock);
-    blocking.running--;
-    pthread_mutex_unlock(&blocking.lock);
-    return -(int)(intptr_t)opaque;
-}
-
-static void blocker_entry(void *opaque)
-{
-    assert_in_coroutine();
-    EXPECT_EQ(aio_co_run_blocking(block_briefly, opaque), -(int)(intptr_t)opaque);
-    EXPECT_TRUE(pthread_equal(pthread_self(), home_thread));
-    blockers_left--;
-}
-
-TEST(aio_co, blocking_calls_run_in_a_bounded_number_of_workers)
-{
-    AioContext *ctx = test_context(NULL);
-
-    home_thread = pthread_self();
-    blockers_left = BLOCKERS;
-    for (uintptr_t i = 0; i < BLOCKERS; i++) {
-        co_enter(co_create(blocker_entry, (void *)i));
-    }
-    AIO_WAIT_WHILE(ctx, blockers_left > 0);
-    EXPECT_EQ(blocking.calls, BLOCKERS);
-    EXPECT_LE(blocking.most, AIO_WORKERS_MAX);
-    EXPECT_GT(blocking.most, 1);
-    aio_context_destroy(ctx);
-}
-
 /* --- the lock --- */
 
 typedef struct Holder {

@@ -12,6 +12,7 @@
 #include "io/aio/aio-file.h"
 #include "io/aio/co-mutex.h"
 #include "io/aio/iothread.h"
+#include "io/aio/aio-worker.h"
 #include "io/aio/tests/aio-test.h"
 
 #define CONTEXTS      5
