@@ -104,6 +104,8 @@ AioContext *aio_context_create(const char *name, const AioParams *params, Error 
     static const AioParams no_polling;
     AioContext *ctx;
 
+    params = params ? params : &no_polling;
+
     if (posix_memalign((void **)&ctx, _Alignof(AioContext), sizeof(*ctx)) != 0) {
         error_set(err, -ENOMEM, "context '%s': out of memory", name);
         return NULL;
@@ -113,7 +115,7 @@ AioContext *aio_context_create(const char *name, const AioParams *params, Error 
     ctx->bh_ready_tail = &ctx->bh_ready_head;
     ctx->defer_tail = &ctx->defer_head;
     list_init(&ctx->dead_handlers);
-    poll_init(&ctx->poll, params ? params : &no_polling);
+    poll_init(&ctx->poll, params);
 
     /* Blocking on purpose: a read of it through the ring then waits instead of failing. */
     ctx->wake_fd = eventfd(0, EFD_CLOEXEC);
@@ -122,8 +124,7 @@ AioContext *aio_context_create(const char *name, const AioParams *params, Error 
         free(ctx);
         return NULL;
     }
-    ctx->monitor = &uring_monitor;
-    if (ctx->monitor->init(ctx, params ? params->ring_entries : 0, err) < 0) {
+    if (monitor_init(ctx, params, err) < 0) {
         close(ctx->wake_fd);
         free(ctx);
         return NULL;
@@ -162,6 +163,11 @@ void aio_context_destroy(AioContext *ctx)
     close(ctx->wake_fd);
     free(ctx->timer_heap);
     free(ctx);
+}
+
+const char *aio_context_monitor(const AioContext *ctx)
+{
+    return ctx->monitor->name;
 }
 
 const char *aio_context_name(const AioContext *ctx)

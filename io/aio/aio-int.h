@@ -9,7 +9,9 @@
  *   aio-bh.c       bottom halves            aio-co.c       coroutines in contexts
  *   aio-timer.c    the heap                 aio-handler.c  fd handlers
  *   aio-poll.c     the polling window       aio-file.c     disk requests
- *   aio-uring.c    the ring, a monitor      aio-uring-file.c  requests, fixed files and buffers there
+ *   aio-monitor.c  the choice of these two:
+ *   aio-uring.c    the ring                 aio-uring-file.c  requests, fixed files and buffers there
+ *   aio-epoll.c    epoll, and requests in worker threads
  *
  * What waits for descriptors and disks is an AioMonitor. Nothing outside aio-uring*.c and the
  * section of the ring below knows that there is an io_uring.
@@ -19,6 +21,7 @@
 
 #include <liburing.h>
 #include <pthread.h>
+#include <sys/epoll.h>
 
 #include "io/aio/aio.h"
 
@@ -115,11 +118,19 @@ typedef struct AioMonitor {
     void (*handler_arm)(AioContext *ctx, AioHandler *h);
     void (*handler_forget)(AioContext *ctx, AioHandler *h);
 
-    /* A co_fn: do @op on @file and yield until it is done. Bytes or 0, or -errno; not -EINTR. */
-    int (*co_file_op)(AioContext *ctx, const struct AioFile *file, const struct AioFileOp *op);
+    /* Do @op on @file and yield until it is done. Bytes or 0, or -errno; not -EINTR. */
+    int (*co_file_op)(AioContext *ctx, const struct AioFile *file,
+                      const struct AioFileOp *op) co_fn_ptr;
 } AioMonitor;
 
 extern const AioMonitor uring_monitor;
+extern const AioMonitor epoll_monitor;
+
+/* monitor_init - choose by @params and set up (aio-monitor.c) */
+int monitor_init(AioContext *ctx, const AioParams *params, Error *err) NONNULL(1, 2) WARN_UNUSED;
+
+/* What AIO_MONITOR_AUTO means to monitor_init(). Tests set it, to be run on either. */
+extern AioMonitorKind monitor_auto;
 
 /* --- the ring (aio-uring.c) --- */
 
@@ -170,6 +181,22 @@ co_fn int uring_co_file_op(AioContext *ctx, const struct AioFile *file,
 co_fn struct io_uring_sqe *uring_co_get_sqe(AioContext *ctx);
 /* uring_co_wait - queue @sqe, just got and filled in, and yield until it has completed */
 co_fn int uring_co_wait(AioContext *ctx, struct io_uring_sqe *sqe);
+
+/* --- epoll (aio-epoll.c) --- */
+
+#define EPOLL_EVENTS_MAX 64 /* taken with one system call */
+
+typedef struct AioEpoll {
+    int fd;
+    bool no_pwait2;      /* epoll_pwait2() is refused: timeouts are rounded up to milliseconds */
+    unsigned nb_plain;   /* handlers in the set without a poll probe */
+    unsigned nb_polled;  /* and with one */
+    unsigned rounds;     /* has_work() since the last look */
+    unsigned next_event, nb_events;
+    unsigned nb_always;
+    List always;         /* AioHandler.arm_node: epoll does not watch what is always ready */
+    struct epoll_event events[EPOLL_EVENTS_MAX]; /* next_event..nb_events are to be called */
+} AioEpoll;
 
 /* --- adaptive polling (aio-poll.c) --- */
 
@@ -253,6 +280,7 @@ struct AioContext {
     /* home thread only */
     const AioMonitor *monitor CACHE_ALIGNED; /* constant */
     AioUring uring;
+    AioEpoll epoll;
     unsigned inflight; /* disk requests handed to the monitor, not completed */
     unsigned depth; /* passes running: > 1 when nested */
     AioBh *bh_ready_head, **bh_ready_tail;

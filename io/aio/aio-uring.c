@@ -70,6 +70,18 @@ static int setup_error(const AioContext *ctx, int code, Error *err)
                      hint);
 }
 
+/* A seccomp filter may let io_uring_setup(2) pass and refuse the other two calls. */
+static int try_other_calls(struct io_uring *ring)
+{
+    struct io_uring_probe nothing = { 0 };
+    int ret = io_uring_register(ring->ring_fd, IORING_REGISTER_PROBE, &nothing, 0);
+
+    if (ret == 0) {
+        ret = io_uring_enter(ring->ring_fd, 0, 0, 0, NULL);
+    }
+    return ret == -EBADFD ? 0 : ret; /* that is because it is not enabled yet */
+}
+
 static int uring_init(AioContext *ctx, unsigned entries, Error *err)
 {
     AioUring *u = &ctx->uring;
@@ -89,13 +101,21 @@ static int uring_init(AioContext *ctx, unsigned entries, Error *err)
             break;
         }
     }
-    if (ret < 0) {
-        return setup_error(ctx, ret, err);
-    }
-    if ((params.features & FEATURES_NEEDED) != FEATURES_NEEDED) {
+    bool too_old = ret == -EINVAL;
+
+    if (ret == 0 && (params.features & FEATURES_NEEDED) != FEATURES_NEEDED) {
         io_uring_queue_exit(&u->ring);
+        too_old = true;
+    }
+    if (too_old) {
         return error_set(err, -ENOSYS, "context '%s': io_uring of kernel 5.11 or later is needed",
                          ctx->name);
+    }
+    if (ret == 0 && (ret = try_other_calls(&u->ring)) < 0) {
+        io_uring_queue_exit(&u->ring);
+    }
+    if (ret < 0) {
+        return setup_error(ctx, ret, err);
     }
     for (unsigned i = 0; i < u->ring.sq.ring_entries; i++) {
         u->ring.sq.array[i] = i;

@@ -1,6 +1,6 @@
 /*
  * AioContext - an event loop: fd handlers, event notifiers, bottom halves, timers, coroutines,
- * adaptive polling and disk requests, on one io_uring
+ * adaptive polling and disk requests, on one io_uring or, where there is none, on epoll
  *
  * Layer:     io/aio (may use io/base and io/co)
  * Threading: a context belongs to one thread, its home: the one that calls aio_poll(). Functions
@@ -14,9 +14,9 @@
  *   1. run the bottom halves and coroutines that were scheduled before the pass began;
  *   2. if nothing was run and polling is on: spin over the poll callbacks and the completion
  *      ring until something is ready or the window ends (no system call);
- *   3. one io_uring_enter: submits everything queued since the last pass (requests, fd polls, the
- *      timer wait) and, if blocking and nothing is ready, waits. No call when there is nothing to
- *      submit and something is ready;
+ *   3. one io_uring_enter: submits everything queued since the last pass (requests, fd polls) and,
+ *      if blocking and nothing is ready, waits. No call when there is nothing to submit and
+ *      something is ready. (Or one epoll_wait: aio-epoll.c says when.)
  *   4. reap completions: wake their coroutines, call ready handlers, then due timers;
  *   5. end-of-pass calls (aio_defer): one interrupt a queue, however many requests completed.
  *
@@ -55,24 +55,33 @@ typedef bool AioPollProbe(void *opaque);
         .poll_shrink = AIO_POLL_SHRINK_DEFAULT, .poll_weight = AIO_POLL_WEIGHT_DEFAULT,            \
     }
 
+typedef enum AioMonitorKind {
+    AIO_MONITOR_AUTO,     /* io_uring; where the host refuses it, epoll, with one warning */
+    AIO_MONITOR_IO_URING,
+    AIO_MONITOR_EPOLL,    /* and worker threads for disk requests */
+} AioMonitorKind;
+
 typedef struct AioParams {
     int64_t poll_max_ns;  /* 0 = no polling */
     int64_t poll_grow;    /* factor a window grows by; 0 = AIO_POLL_GROW_DEFAULT */
     int64_t poll_shrink;  /* divisor a window shrinks by; 0 = straight to nothing */
     int64_t poll_weight;  /* the latest wait counts for 1/2^weight of the mean; 0 = for all */
-    unsigned ring_entries; /* submission entries; 0 = 256 */
+    unsigned ring_entries; /* submission entries of the io_uring; 0 = 256 */
+    AioMonitorKind monitor;
 } AioParams;
 
 /*
  * aio_context_create - a new context, not yet tied to a thread
  * @name    for messages and statistics; copied
  * @params  NULL = defaults with polling off
- * Errors:  -ENOSYS/-EPERM when io_uring is refused (the message says what to do), -ENOMEM, -EMFILE
+ * Errors:  -ENOMEM, -EMFILE; -ENOSYS, -EPERM or -EACCES when io_uring is asked for and refused
  */
 AioContext *aio_context_create(const char *name, const AioParams *params, Error *err) NONNULL(1)
     WARN_UNUSED;
 void aio_context_destroy(AioContext *ctx);
 
+/* aio_context_monitor - "io_uring" or "epoll" */
+const char *aio_context_monitor(const AioContext *ctx) NONNULL(1);
 const char *aio_context_name(const AioContext *ctx) NONNULL(1);
 
 /* A small number that is unique among live contexts, < AIO_CONTEXTS_MAX: index of per-context slots. */
@@ -231,9 +240,9 @@ co_fn void aio_co_sleep_ns(int64_t duration_ns);
 
 typedef struct AioStats {
     uint64_t passes;       /* aio_poll() calls */
-    uint64_t enters;       /* io_uring_enter system calls */
-    uint64_t sqes;         /* submission entries submitted */
-    uint64_t requests;     /* of these, disk requests */
+    uint64_t enters;       /* io_uring_enter or epoll_wait system calls */
+    uint64_t sqes;         /* submission entries submitted to the io_uring */
+    uint64_t requests;     /* disk requests */
     uint64_t notifies;     /* writes to the context's own eventfd */
     uint64_t bhs;          /* bottom halves and scheduled coroutines run */
     uint64_t polls;        /* polling windows begun */

@@ -6,7 +6,8 @@
  *
  * A line is cut at 1024 bytes; control characters in it become '?'.
  * Library code (io, block, virtio, devices) logs at debug only, except for what a guest or a peer
- * did wrong (warn, rate-limited by log_limited) and for a fall-back taken (info). vmm/ prints.
+ * did wrong (warn, rate-limited by log_limited) and for a fall-back taken (info; a warning, once,
+ * where the user had better do something about it). vmm/ prints.
  */
 #ifndef IO_BASE_LOG_H
 #define IO_BASE_LOG_H

@@ -178,7 +178,7 @@ TEST_ON_EACH_RING(aio_handler, removes_itself_and_is_freed_once)
 
 TEST_ON_EACH_RING(aio_handler, completion_of_a_removed_one_touches_no_freed_memory)
 {
-    AioContext *ctx = test_context(NULL);
+    AioContext *ctx = test_ring_context(NULL);
 
     for (int i = 0; i < 50; i++) {
         int peer;
@@ -209,7 +209,7 @@ TEST_ON_EACH_RING(aio_handler, completion_of_a_removed_one_touches_no_freed_memo
 
 TEST(aio_handler, context_may_go_while_removed_ones_are_still_armed)
 {
-    AioContext *ctx = test_context(NULL);
+    AioContext *ctx = test_ring_context(NULL);
     int peer;
     Sink sink = sink_open(ctx, &peer);
 
@@ -365,7 +365,7 @@ TEST_ON_EACH_RING(aio_handler, signals_during_the_sleep_lose_no_event)
 
 TEST(aio_handler, idle_pass_that_must_not_block_makes_no_system_call)
 {
-    AioContext *ctx = test_context(NULL);
+    AioContext *ctx = test_ring_context(NULL);
     int peer;
     Sink sink = sink_open(ctx, &peer);
 

@@ -117,25 +117,13 @@ static void source_finish(Source *s)
     event_notifier_close(&s->en);
 }
 
-/* aio_notify() as a source whose window is that long. */
-static void open_window(AioContext *ctx, int64_t window_ns)
-{
-    AioPollSource *source = &ctx->poll.notified;
-
-    source->window_ns = window_ns;
-    source->missed = 0;
-    if (!list_linked(&source->node)) {
-        list_push_back(&ctx->poll.sources, &source->node);
-    }
-}
-
 /* A context whose window is open from the start. */
 static AioContext *polling_context(int64_t window_ns)
 {
     AioParams params = { .poll_max_ns = 1000 * 1000 * US, .poll_shrink = 2 };
     AioContext *ctx = test_context(&params);
 
-    open_window(ctx, window_ns);
+    test_open_window(ctx, window_ns);
     return ctx;
 }
 
@@ -182,7 +170,7 @@ TEST(aio_poll, window_closes_before_the_sleep_and_notifications_work_again)
         AIO_WAIT_WHILE(ctx, woken < i);
         EXPECT_EQ(s.begun, i);
         EXPECT_EQ(s.ended, i);
-        open_window(ctx, 50 * US);
+        test_open_window(ctx, 50 * US);
     }
     EXPECT_TRUE(atomic_load(&s.notify));
     source_produce(&s); /* through the eventfd */
@@ -387,7 +375,7 @@ TEST_ON_EACH_RING(aio_poll, each_pass_enters_the_kernel_at_most_once)
             AioStats after = test_stats(ctx);
 
             EXPECT_LE(after.enters - before.enters, 1);
-            if (after.requests > before.requests) { /* found by polling: submitted at once */
+            if (after.requests > before.requests && ctx->monitor == &uring_monitor) { /* found by polling: submitted at once */
                 EXPECT_EQ(after.enters - before.enters, 1);
                 EXPECT_GE(after.sqes - before.sqes, 8);
             }
@@ -454,7 +442,7 @@ TEST(aio_poll, shrink_0_closes_the_window_at_once)
     AioContext *ctx = learning_context(32 * US, 0, 0);
     AioPollSource *a = &ctx->poll.notified;
 
-    open_window(ctx, 32 * US);
+    test_open_window(ctx, 32 * US);
     wait_ended(ctx, a, 1000 * US, true);
     EXPECT_EQ(a->window_ns, 0);
     aio_context_destroy(ctx);
@@ -518,7 +506,7 @@ TEST(aio_poll, source_that_goes_quiet_stops_holding_the_window_open)
     AioPollSource *quiet = &ctx->poll.notified;
     AioPollSource *slow = &ctx->poll.requests;
 
-    open_window(ctx, 32 * US);
+    test_open_window(ctx, 32 * US);
     wait_ended(ctx, slow, 500 * US, true);
     EXPECT_EQ(quiet->window_ns, 32 * US); /* not at the first */
     for (int i = 0; i < 150; i++) {
@@ -593,7 +581,7 @@ TEST(aio_poll, idle_context_stops_polling)
     int woken = 0;
     Source s;
 
-    open_window(ctx, 32 * US);
+    test_open_window(ctx, 32 * US);
     source_init(&s, ctx);
     aio_timer_init(&timer, ctx, wake_timer_cb, &woken);
     for (int i = 1; i <= 30; i++) {
@@ -654,7 +642,7 @@ TEST(aio_poll, bottom_half_that_never_rests_starves_no_handler)
 /* The kernel can leave the flag up with no work behind it, see aio-uring.c. */
 TEST(aio_poll, task_work_flag_that_stays_up_keeps_nobody_awake)
 {
-    AioContext *ctx = test_context(NULL);
+    AioContext *ctx = test_ring_context(NULL);
     unsigned flags = IORING_SQ_TASKRUN;
     unsigned *real_flags = ctx->uring.ring.sq.kflags;
     AioTimer timer;
