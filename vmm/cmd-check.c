@@ -106,7 +106,12 @@ static void check_kvm(Check *check)
     Error err;
 
     if (kvm_open(&kvm, &err) < 0) {
-        add(check, VERDICT_BAD, "/dev/kvm", "see the line itself", "%s", err.msg);
+        char *advice = strstr(err.msg, "; "); /* behind the reason */
+
+        if (advice) {
+            *advice = '\0';
+        }
+        add(check, VERDICT_BAD, "/dev/kvm", advice ? advice + 2 : "", "%s", err.msg);
         kvm_close(&kvm);
         return;
     }
@@ -214,8 +219,10 @@ static void print_text(const Check *check)
     for (unsigned i = 0; i < check->nb_findings; i++) {
         const Finding *f = &check->findings[i];
 
+        bool is_last = i + 1 == check->nb_findings || strcmp(f->advice, f[1].advice) != 0;
+
         printf("%s  %-28s %s\n", marks[f->verdict], f->name, f->detail);
-        if (f->advice[0]) {
+        if (f->advice[0] && is_last) { /* once for all that it is about */
             printf("      %-28s -> %s\n", "", f->advice);
         }
     }
@@ -269,6 +276,9 @@ static const char check_help[] =
     "\n"
     "Tries what penstock needs of this host and says what to do about what is missing.\n"
     "\n"
+    "  --json    the same findings for a program\n"
+    "  --help\n"
+    "\n"
     "exit status: 0 this host runs stock Linux guests, 1 it runs none, 2 bad command line,\n"
     "3 KVM works, but its emulation of kernel mode cannot carry a stock kernel\n";
 
@@ -279,7 +289,7 @@ int cmd_check(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0) {
             json = true;
-        } else if (strcmp(argv[i], "--help") == 0) {
+        } else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             fputs(check_help, stdout);
             return 0;
         } else {
