@@ -73,7 +73,7 @@ static void need_kvm(void)
 
 /* --- one run --- */
 
-static void make_machine_of(const uint8_t *code, const uint8_t *end, const char **options)
+static main_fn void make_machine_of(const uint8_t *code, const uint8_t *end, const char **options)
 {
     char path[32];
     const char *argv[32] = { "run", "--kernel", path };
@@ -99,7 +99,7 @@ static void make_machine_of(const uint8_t *code, const uint8_t *end, const char 
     }
 }
 
-static void end_machine(void)
+static main_fn void end_machine(void)
 {
     EXPECT_EQ(machine_destroy(machine, &err), 0);
     machine = NULL;
@@ -110,7 +110,7 @@ static void end_machine(void)
 #define MAKE_MACHINE(guest, ...)                                                                   \
     make_machine_of(guest, guest##_end, (const char *[]){ __VA_ARGS__, NULL })
 
-static int run(void)
+static main_fn int run(void)
 {
     int status = machine_run(machine, &err);
 
@@ -262,7 +262,7 @@ TEST(kvm, an_instruction_that_cannot_be_emulated_is_reported_with_its_bytes)
 
 /* --- vCPUs, and what is left --- */
 
-static void run_all_vcpus(unsigned nb_cpus)
+static main_fn void run_all_vcpus(unsigned nb_cpus)
 {
     uint8_t code[sizeof(file.bytes)];
     size_t len_bytes = guest_start_all_end - guest_start_all;
