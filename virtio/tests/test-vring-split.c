@@ -2,6 +2,7 @@
  * test-vring-split.c - the split ring against honest and hostile drivers
  */
 #include <linux/virtio_ring.h>
+#include <pthread.h>
 
 #include "io/base/test.h"
 #include "virtio/tests/test-device.h"
@@ -849,6 +850,64 @@ TEST(vring_split, a_chain_of_too_many_pieces_breaks_the_queue)
     offer_and_kick(0);
     EXPECT_TRUE(broken());
     EXPECT_EQ(dev.nb_popped, 0);
+    end();
+}
+
+/* Rewrites descriptor 0 all the time. Each of the two is good; half and half may end beyond memory. */
+static void *rewrite_thread(void *opaque)
+{
+    volatile uint64_t *words = (volatile uint64_t *)ring.desc;
+    atomic_bool *stop = opaque;
+    uint64_t flags = (uint64_t)VRING_DESC_F_NEXT << 32, next = (uint64_t)1 << 48;
+
+    while (!atomic_load(stop)) {
+        words[0] = htole64(buf_gpa);
+        words[1] = htole64(65536 | flags | next);
+        words[0] = htole64(GUEST_BASE_GPA + guest.ram_bytes - 8);
+        words[1] = htole64(8 | (uint64_t)VRING_DESC_F_WRITE << 32 | (uint64_t)UINT16_MAX << 48);
+    }
+    return NULL;
+}
+
+TEST(vring_split, a_descriptor_that_changes_meanwhile_is_read_once)
+{
+    atomic_bool stop = false;
+    unsigned nb_broken = 0;
+    pthread_t thread;
+
+    if (HAVE_TSAN) {
+        TEST_SKIP("the race is the driver's and meant");
+    }
+    begin();
+    desc(1, 8, 0, 0);
+    ASSERT_EQ(pthread_create(&thread, NULL, rewrite_thread, &stop), 0);
+    for (unsigned n = 0; n < 20000; n++) {
+        dev.nb_popped = 0;
+        offer_and_kick(0);
+        if (broken()) {
+            ring_finish(&ring);
+            ASSERT_TRUE(dev_negotiate(&dev.vdev, FEATURE(VIRTIO_F_VERSION_1)));
+            guest_rewind(&guest);
+            ring_init(&ring, &guest, &dev.vdev, 0, QUEUE_SIZE); /* where it was */
+            desc(1, 8, 0, 0);
+            start();
+            nb_broken++;
+            continue;
+        }
+        ASSERT_EQ(dev.nb_popped, 1);
+        bool whole = dev.last.nb_out == 2 && dev.last.nb_in == 0 && dev.last.out_bytes == 65544;
+        bool small = dev.last.nb_out == 0 && dev.last.nb_in == 1 && dev.last.in_bytes == 8;
+
+        ASSERT_TRUE(whole || small);
+        ASSERT_EQ(dev.last_iov[0].iov_len, whole ? 65536 : 8);
+        ASSERT_TRUE(
+            gm_translate(&guest.gm,
+                         GPA((uint8_t *)dev.last_iov[0].iov_base - guest.ram + GUEST_BASE_GPA),
+                         dev.last_iov[0].iov_len) != NULL);
+    }
+    atomic_store(&stop, true);
+    pthread_join(thread, NULL);
+    EXPECT_LT(nb_broken, 20000);
     end();
 }
 
