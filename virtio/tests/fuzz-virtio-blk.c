@@ -132,10 +132,34 @@ static void memory_init(void)
     write_out(0, out_copy, AREA_BYTES);
 }
 
+/* --- requests that the disk keeps --- */
+
+#define RELEASE_PASSES 3
+
+static unsigned nb_passes;
+
+static void release_bh(void *opaque)
+{
+    if (++nb_passes < RELEASE_PASSES) {
+        aio_bh_schedule_oneshot(aio_main(), release_bh, NULL);
+        return;
+    }
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release_all(&disk);
+}
+
+/* Before anything that may wait for them: they go on when that has begun to wait. */
+static void release_later(void)
+{
+    nb_passes = 0;
+    aio_bh_schedule_oneshot(aio_main(), release_bh, NULL);
+}
+
 /* --- control --- */
 
 static void start(void)
 {
+    release_later();
     ASSERT_TRUE(dev_negotiate(vdev, vdev_features_offered(vdev) & features));
     memory_init();
     for (unsigned q = 0; q < QUEUES; q++) {
@@ -150,6 +174,7 @@ static void start(void)
 
 static void set_status(uint8_t status)
 {
+    release_later();
     dev_set_status(vdev, status);
     if (status == 0) {
         queues[0].live = queues[1].live = false;
@@ -166,6 +191,7 @@ static void touch_queue(const Action *action)
         dev_enable_queue(vdev, index);
         break;
     case 1:
+        release_later();
         dev_reset_queue(vdev, index);
         queues[index].live &= vdev->queues[index].started;
         break;
@@ -181,11 +207,13 @@ static void touch_queue(const Action *action)
 static void touch_config(const Action *action)
 {
     uint8_t config[64];
+    size_t offset = action->a % (sizeof(struct virtio_blk_config) + 8);
 
-    if (action->how == 0) {
-        dev_write_config(vdev, action->a, &action->c, action->b % sizeof(action->c) + 1);
+    if (action->how & 1) {
+        release_later();
+        dev_write_config(vdev, offset, &action->c, action->b % sizeof(action->c) + 1);
     } else {
-        vdev_config_read(vdev, action->a, config, action->b % sizeof(config) + 1);
+        vdev_config_read(vdev, offset, config, action->b % sizeof(config) + 1);
     }
 }
 
@@ -248,6 +276,20 @@ static void chain_add_data(Queue *queue, const Action *action, uint32_t len, boo
     }
 }
 
+/* Ranges of a discard or write-zeroes that may be good. */
+static void write_ranges(const Action *action, unsigned nb)
+{
+    for (unsigned i = 0; i < nb; i++) {
+        struct virtio_blk_discard_write_zeroes range = {
+            .sector = htole64((action->c + i * 8) % (DISK_BYTES / SECTOR)),
+            .num_sectors = htole32((uint16_t)(action->c >> 16) % 128),
+            .flags = htole32((uint8_t)(action->c >> 32) % 4),
+        };
+
+        write_out(action->b % (AREA_BYTES / 2) + i * sizeof(range), &range, sizeof(range));
+    }
+}
+
 /* A request as drivers make them, or nearly. */
 static void send_request(Queue *queue, const Action *action)
 {
@@ -264,6 +306,7 @@ static void send_request(Queue *queue, const Action *action)
 
     if (type == VIRTIO_BLK_T_DISCARD || type == VIRTIO_BLK_T_WRITE_ZEROES) {
         len = action->options & 0x20 ? action->a : (action->a % 34) * 16u;
+        write_ranges(action, action->options & 0x40 ? 0 : action->a % 34);
     }
     queue->nb_chain = 0;
     write_out(at, &header, sizeof(header));
@@ -315,6 +358,7 @@ static void settle(void)
     for (unsigned q = 0; q < QUEUES; q++) {
         kick(&queues[q]);
     }
+    release_later();
     dev_settle();
     for (unsigned q = 0; q < QUEUES; q++) {
         take_used(&queues[q]);
@@ -328,24 +372,32 @@ static void settle(void)
 
 /* --- behind the device --- */
 
+static void set_length(uint64_t length_bytes)
+{
+    release_later();
+    blk_drained_begin(disk.blk);
+    bdrv_set_length(disk.node, length_bytes);
+    blk_drained_end(disk.blk);
+}
+
 static void touch_disk(const Action *action)
 {
+    static const MemYield yields[] = { MEM_YIELD_NEVER, MEM_YIELD_TWICE, MEM_YIELD_PARK };
     static const int codes[] = { -EIO, -ENOSPC, -ENOMEM, -EAGAIN, -EOPNOTSUPP, -EINTR };
 
     switch (action->how % 4) {
     case 0:
-        atomic_store(&disk.yield, action->a & 1 ? MEM_YIELD_TWICE : MEM_YIELD_NEVER);
+        atomic_store(&disk.yield, yields[action->a % ARRAY_SIZE(yields)]);
         break;
     case 1:
         disk.fail_code = codes[action->b % ARRAY_SIZE(codes)];
         atomic_store(&disk.fail_nth, action->a % 8);
         break;
     case 2:
-        settle();
-        atomic_store(&disk.node->length_bytes, action->a % (DISK_BYTES / 4096 + 1) * 4096);
-        vdev_config_changed(vdev);
+        set_length(action->a % (DISK_BYTES / 4096 + 1) * 4096);
         break;
     default:
+        release_later();
         blk_drained_begin(disk.blk);
         kick(&queues[action->a % QUEUES]);
         dev_settle();
@@ -481,7 +533,7 @@ static void expect_service(void)
     settle();
     atomic_store(&disk.yield, MEM_YIELD_NEVER);
     atomic_store(&disk.fail_nth, 0);
-    atomic_store(&disk.node->length_bytes, DISK_BYTES);
+    set_length(DISK_BYTES);
     start();
     memset(pattern, 0x5a, sizeof(pattern));
     write_out(512, pattern, sizeof(pattern));

@@ -316,7 +316,7 @@ static void queues_reset_at_work(void)
 }
 
 static main_fn void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll_max_ns,
-                   void (*run)(void))
+                           void (*run)(void))
 {
     VirtioBlkParams params = { .id = "disk", .nb_queues = NB_QUEUES, .queue_size = QUEUE_SIZE };
     AioParams aio_params = { .poll_max_ns = poll_max_ns };
@@ -361,7 +361,7 @@ static main_fn void run_on(const char *disk_options, unsigned nb_iothreads, int6
 }
 
 static main_fn void run_on_file(const char *more, unsigned nb_iothreads, int64_t poll_max_ns,
-                        void (*run)(void))
+                                void (*run)(void))
 {
     char path[] = "/var/tmp/penstock-test-XXXXXX", options[96];
 
