@@ -36,7 +36,8 @@ typedef struct KvmExtension {
 extern const KvmExtension kvm_extensions[];
 extern const unsigned kvm_nb_extensions;
 
-/* kvm_open - open /dev/kvm, check the API version, ask what it supports. Errors: -ENOENT, -EACCES ... with what to do */
+/* kvm_open - open /dev/kvm, check the API version, ask what it supports. Errors: -ENOENT, -EACCES
+ * ... with what to do */
 int kvm_open(Kvm *kvm, Error *err) NONNULL(1) WARN_UNUSED;
 /* kvm_check_extensions - -ENOTSUP naming the first required extension that is missing */
 int kvm_check_extensions(Kvm *kvm, Error *err) NONNULL(1) WARN_UNUSED;

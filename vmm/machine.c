@@ -4,7 +4,8 @@
  * The main loop polls the main context and, outside any callback, looks at what has been asked
  * for: a signal, an event of the platform (power-off, reset, panic), a vCPU that cannot go on. It
  * looks before it sleeps, because all of these may also come in while something here polls the
- * context itself (a pause, the reset of a disk). A reset happens here too, between two passes, with all vCPUs parked:
+ * context itself (a pause, the reset of a disk). A reset happens here too, between two passes, with
+ * all vCPUs parked:
  *
  *     pause vCPUs -> reset disks (waits for their requests) -> reset devices and KVM state
  *     -> clear RAM -> load kernel and tables again -> reset vCPUs -> resume

@@ -741,7 +741,7 @@ TEST(initrd, is_the_one_module_of_a_pvh_kernel)
 
 #define ODD_INITRD_BYTES (300 * 1024 + 123)
 
-/* Pages of zeroes, pages with one byte that is none, full pages; larger than the loader's buffer. */
+/* Pages of zeroes, pages with one byte that is none, full pages; more than the loader's buffer. */
 static void fill_odd_initrd(uint8_t *bytes)
 {
     memset(bytes, 0, ODD_INITRD_BYTES);
