@@ -1161,14 +1161,15 @@ TEST(vblk, what_was_popped_before_a_drained_section_is_waited_for)
 TEST(vblk, a_queue_started_in_a_drained_section_waits_for_its_end)
 {
     begin();
-    other_begin();
     dev_set_status(vdev, 0);
+    ring_finish(&ring);
     blk_drained_begin(blk);
     driver_begin(vdev_features_offered(vdev));
     add_reads(4);
     dev_settle();
     EXPECT_EQ(ring_used_index(&ring), 0);
     dev_set_status(vdev, 0); /* and one that is stopped in it does not wait */
+    ring_finish(&ring);
     driver_begin(vdev_features_offered(vdev));
     add_reads(4);
     dev_settle();
