@@ -211,7 +211,7 @@ def run_counters(settings, case, who):
         "passes": passes,
         "requests_per_pass": requests / passes,
         "enters_per_pass":
-            sum(t["uring_enters"] for t in stats["iothreads"]) / passes,
+            sum(t["enters"] for t in stats["iothreads"]) / passes,
         "irqfd_writes_per_pass_and_queue": max(per_queue),
         "raw": stats,
     }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "io/aio/aio-worker.h"
 #include "io/base/thread.h"
 #include "vmm/cmd.h"
 #include "vmm/machine.h"
@@ -48,6 +49,7 @@ static int run_config(MachineConfig *config)
 
     assert_main();
     log_set_level(config->log_level);
+    aio_workers_set_max(config->max_workers);
     Machine *machine = machine_create(config, &usage, &err);
 
     if (!machine) {

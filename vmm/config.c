@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "io/aio/aio-worker.h"
 #include "vmm/vcpu.h"
 
 #define RAM_DEFAULT_BYTES (512ull << 20)
@@ -29,8 +30,9 @@ const char config_run_help[] =
     "  --memory SIZE[,hugepages=on][,prealloc=on]\n"
     "                        guest RAM with K, M, G or T (default 512M)\n"
     "  --iothread id=ID[,poll-max-ns=N][,poll-grow=N][,poll-shrink=N]\n"
-    "            [,poll-weight=N]\n"
-    "                        a thread for disk queues; polls up to 32768 ns before it sleeps\n"
+    "            [,poll-weight=N][,monitor=auto|io_uring|epoll]\n"
+    "                        a thread for disk queues; polls up to 32768 ns before it sleeps;\n"
+    "                        without io_uring, files are read and written by worker threads\n"
     "  --disk path=FILE|driver=null,size=SIZE[,...]\n"
     "      id=ID             name in messages and thread names (default d0, d1, ...)\n"
     "      queues=N          virtqueues, 1 to 64 (default: one a vCPU)\n"
@@ -41,6 +43,7 @@ const char config_run_help[] =
     "      transport=pci|mmio\n"
     "      cache=none|writeback|writethrough, readonly=on, discard=unmap|ignore, serial=TEXT\n"
     "      latency-ns=N, read-zeroes=on|off   (driver=null)\n"
+    "  --workers N           most worker threads, 1 to 1024 (default 64)\n"
     "  --no-reboot           a guest reset ends the run\n"
     "  --stats FILE          write counters as JSON at the end (- is stderr)\n"
     "  --log-level error|warn|info|debug\n"
@@ -57,6 +60,7 @@ void config_init(MachineConfig *config)
     config->nb_cpus = 1;
     config->ram.len_bytes = RAM_DEFAULT_BYTES;
     config->log_level = LOG_LEVEL_WARN;
+    config->max_workers = AIO_WORKERS_MAX_DEFAULT;
 }
 
 static void disk_finish(DiskConfig *disk)
@@ -172,6 +176,18 @@ static int take_polling(Opts *opts, AioParams *params, Error *err)
     return 0;
 }
 
+static int take_monitor(Opts *opts, AioParams *params, Error *err)
+{
+    static const char *const names[] = { "auto", "io_uring", "epoll", NULL };
+    static const AioMonitorKind kinds[] = { AIO_MONITOR_AUTO, AIO_MONITOR_IO_URING,
+                                            AIO_MONITOR_EPOLL };
+    int choice = 0;
+    int ret = opts_get_enum(opts, "monitor", names, &choice, err);
+
+    params->monitor = kinds[choice];
+    return ret;
+}
+
 static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *opts, Error *err)
 {
     const char *id = opts_get(opts, "id");
@@ -188,6 +204,7 @@ static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *
     }
     iothread->params = (AioParams)AIO_PARAMS_POLLING;
     if ((ret = take_polling(opts, &iothread->params, err)) < 0 ||
+        (ret = take_monitor(opts, &iothread->params, err)) < 0 ||
         (ret = opts_check_all_used(opts, err)) < 0) {
         return ret;
     }
@@ -334,6 +351,7 @@ enum {
     OPT_MEMORY,
     OPT_IOTHREAD,
     OPT_DISK,
+    OPT_WORKERS,
     OPT_NO_REBOOT,
     OPT_STATS,
     OPT_LOG_LEVEL,
@@ -348,6 +366,7 @@ static const struct option run_options[] = {
     { "memory", required_argument, NULL, OPT_MEMORY },
     { "iothread", required_argument, NULL, OPT_IOTHREAD },
     { "disk", required_argument, NULL, OPT_DISK },
+    { "workers", required_argument, NULL, OPT_WORKERS },
     { "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
     { "stats", required_argument, NULL, OPT_STATS },
     { "log-level", required_argument, NULL, OPT_LOG_LEVEL },
@@ -356,7 +375,7 @@ static const struct option run_options[] = {
 };
 
 typedef struct Seen {
-    bool cpus, memory, log_level;
+    bool cpus, memory, log_level, workers;
 } Seen;
 
 static int once(bool *seen, const char *option, Error *err)
@@ -374,6 +393,15 @@ static int parse_cpus(MachineConfig *config, Error *err)
     int ret = opts_parse_u64("--cpus", optarg, 1, VCPUS_MAX, &cpus, err);
 
     config->nb_cpus = ret < 0 ? config->nb_cpus : cpus;
+    return ret;
+}
+
+static int parse_workers(MachineConfig *config, Error *err)
+{
+    uint64_t workers = 0;
+    int ret = opts_parse_u64("--workers", optarg, 1, AIO_WORKERS_MAX_LIMIT, &workers, err);
+
+    config->max_workers = ret < 0 ? config->max_workers : workers;
     return ret;
 }
 
@@ -404,6 +432,9 @@ static int parse_option(MachineConfig *config, int option, Seen *seen, Error *er
     case OPT_MEMORY:
         ret = once(&seen->memory, "memory", err);
         return ret < 0 ? ret : parse_memory(config, optarg, err);
+    case OPT_WORKERS:
+        ret = once(&seen->workers, "workers", err);
+        return ret < 0 ? ret : parse_workers(config, err);
     case OPT_LOG_LEVEL:
         ret = once(&seen->log_level, "log-level", err);
         return ret < 0 ? ret : parse_log_level(config, err);

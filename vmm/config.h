@@ -42,6 +42,7 @@ typedef struct MachineConfig {
     IOThreadConfig iothreads[CONFIG_IOTHREADS_MAX];
     unsigned nb_disks;
     DiskConfig disks[CONFIG_DISKS_MAX];
+    unsigned max_workers; /* threads for calls that block */
     bool no_reboot;
     char *stats_path; /* NULL = none, "-" = stderr */
     LogLevel log_level;

@@ -16,11 +16,12 @@ static void write_context(FILE *f, const AioContext *ctx, bool first)
 
     aio_context_stats(ctx, &s);
     fprintf(f,
-            "%s\n    {\"name\": \"%s\", \"passes\": %" PRIu64 ", \"uring_enters\": %" PRIu64
+            "%s\n    {\"name\": \"%s\", \"monitor\": \"%s\", \"passes\": %" PRIu64
+            ", \"enters\": %" PRIu64
             ", \"sqes\": %" PRIu64 ", \"requests\": %" PRIu64 ", \"notifies\": %" PRIu64
             ", \"bhs\": %" PRIu64 ", \"polls\": %" PRIu64 ", \"polls_paid\": %" PRIu64
             ", \"poll_ns\": %" PRId64 "}",
-            first ? "" : ",", aio_context_name(ctx), s.passes, s.enters, s.sqes, s.requests,
+            first ? "" : ",", aio_context_name(ctx), aio_context_monitor(ctx), s.passes, s.enters, s.sqes, s.requests,
             s.notifies, s.bhs, s.polls, s.polls_paid, s.poll_ns);
 }
 

@@ -34,7 +34,7 @@ static Line *parse(const char *text)
 TEST(config, whole_line_is_taken)
 {
     Line *l = parse("--kernel k --initrd i --append quiet --cpus 4 --memory 1G,prealloc=on "
-                    "--iothread id=a,poll-max-ns=0 --iothread b "
+                    "--iothread id=a,poll-max-ns=0 --iothread b,monitor=epoll --workers 9 "
                     "--disk x.img,queues=4,iothreads=a:b,serial=s,queue-size=64 --no-reboot");
 
     ASSERT_EQ(l->ret, 0);
@@ -48,6 +48,9 @@ TEST(config, whole_line_is_taken)
     ASSERT_EQ(l->config.nb_iothreads, 2);
     EXPECT_EQ(l->config.iothreads[0].params.poll_max_ns, 0);
     EXPECT_EQ(l->config.iothreads[1].params.poll_max_ns, AIO_POLL_MAX_NS_DEFAULT);
+    EXPECT_EQ(l->config.iothreads[0].params.monitor, AIO_MONITOR_AUTO);
+    EXPECT_EQ(l->config.iothreads[1].params.monitor, AIO_MONITOR_EPOLL);
+    EXPECT_EQ(l->config.max_workers, 9);
     ASSERT_EQ(l->config.nb_disks, 1);
     EXPECT_STREQ(l->config.disks[0].id, "d0");
     EXPECT_STREQ(l->config.disks[0].serial, "s");
@@ -79,6 +82,9 @@ static const struct {
     { "--kernel k --iothread id=a --iothread id=a", "twice" },
     { "--kernel k --iothread id=a/b", "a/b" },
     { "--kernel k --iothread id=a,poll=1", "poll" },
+    { "--kernel k --iothread id=a,monitor=kqueue", "kqueue" },
+    { "--kernel k --workers 0", "--workers" },
+    { "--kernel k --workers 5 --workers 5", "twice" },
     { "--kernel k --disk p,queues=0", "queues" },
     { "--kernel k --disk p,queues=65536", "queues" },
     { "--kernel k --disk p,queue-size=100", "power of 2" },
