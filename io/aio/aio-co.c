@@ -17,6 +17,7 @@
 
 #include <semaphore.h>
 
+#include "io/aio/co-sleep.h"
 #include "io/co/coroutine-int.h"
 
 void aio_co_schedule(AioContext *ctx, Coroutine *co)
@@ -99,19 +100,12 @@ void aio_co_reschedule_self(AioContext *ctx)
     }
 }
 
-static void sleep_timer_cb(void *opaque)
-{
-    aio_co_wake(opaque);
-}
-
 void aio_co_sleep_ns(int64_t duration_ns)
 {
-    AioTimer timer;
+    CoSleep sleep; /* that nobody else knows of */
 
-    aio_timer_init(&timer, aio_current(), sleep_timer_cb, co_self());
-    aio_timer_arm(&timer, aio_now_ns() + MAX(duration_ns, 0));
-    co_yield();
-    aio_timer_disarm(&timer); /* somebody else may have woken us */
+    co_sleep_init(&sleep);
+    (void)co_sleep_ns(&sleep, duration_ns);
 }
 
 /* --- calls into another context, waited for --- */

@@ -152,9 +152,8 @@ NO_TSA void co_mutex_unlock(CoMutex *mutex)
 
         set_owner(mutex, NULL);
         /* release: pairs with take() */
-        if (likely(atomic_compare_exchange_strong_explicit(&mutex->word, &word, FREE,
-                                                           memory_order_release,
-                                                           memory_order_relaxed))) {
+        if (likely(atomic_compare_exchange_strong_explicit(
+                &mutex->word, &word, FREE, memory_order_release, memory_order_relaxed))) {
             return;
         }
         fill_line(mutex);

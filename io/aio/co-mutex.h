@@ -18,8 +18,8 @@
 typedef struct CoMutexWaiter CoMutexWaiter;
 
 typedef struct CAPABILITY("CoMutex") CoMutex {
-    _Atomic uintptr_t word;    /* 0, or held, with the waiters that came last: co-mutex.c */
-    CoMutexWaiter *line;       /* of the holder: other waiters, all older, first come first */
+    _Atomic uintptr_t word;     /* 0, or held, with the waiters that came last: co-mutex.c */
+    CoMutexWaiter *line;        /* of the holder: other waiters, all older, first come first */
     _Atomic(Coroutine *) owner; /* written by the holder or, to hand over, for the next one */
 } CoMutex;
 
