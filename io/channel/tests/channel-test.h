@@ -43,7 +43,7 @@ void op_wait_readable(Op *op);
 
 /* A body that is run on each kind of channel. */
 #define TEST_ON_EACH_KIND(group, sentence)                                                         \
-    static void body_##group##_##sentence(PairFn *pair_fn);                                        \
+    static main_fn void body_##group##_##sentence(PairFn *pair_fn);                                \
     TEST(group, sentence##_on_unix_sockets)                                                        \
     {                                                                                              \
         body_##group##_##sentence(pair_unix);                                                      \

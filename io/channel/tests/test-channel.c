@@ -615,7 +615,7 @@ typedef struct Threads {
     IOThread *reader, *writer;
 } Threads;
 
-static Threads threads_start(void)
+static main_fn Threads threads_start(void)
 {
     Threads t = { .ctx = test_context(NULL) };
 
@@ -625,7 +625,7 @@ static Threads threads_start(void)
     return t;
 }
 
-static void threads_stop(Threads *t)
+static main_fn void threads_stop(Threads *t)
 {
     iothread_unref(t->reader);
     iothread_unref(t->writer);
