@@ -2,7 +2,8 @@
 # Runs boots one after the other and prints TAP. scripts/testbed runs this under
 # busybox; guest-tests/linux/run writes the calls that follow it.
 #
-#   DISK  the image or block device that the guests write to
+#   DISK   the image or block device that the guests write to
+#   LIMIT  how many seconds one boot may take
 
 count=0
 failures=0
@@ -45,6 +46,48 @@ await()
     done
 }
 
+# show_threads PID - what each thread of a guest that does not end is doing: name,
+# state, processor time in ticks, where in the kernel it sleeps
+show_threads()
+{
+    echo
+    echo "not ended after $LIMIT s; its threads, now and a second later:"
+    for moment in now later; do
+        for thread in "/proc/$1/task"/*; do
+            read -r name <"$thread/comm"
+            echo "$moment $name $(cut -d' ' -f3,14,15 "$thread/stat") $(cat "$thread/wchan")"
+        done
+        sleep 1
+    done 2>/dev/null
+}
+
+# start COMMAND... - start a guest in the background, with its time limited; sets
+# pid and guard
+start()
+{
+    : >"$console"
+    "$@" </dev/null >>"$console" 2>&1 &
+    pid=$!
+    (
+        trap 'kill "$sleeper"; exit' TERM
+        sleep "$LIMIT" &
+        sleeper=$!
+        wait "$sleeper"
+        show_threads "$pid" >>"$console"
+        kill -KILL "$pid"
+    ) &
+    guard=$!
+}
+
+# await_end - wait for what start began; sets status
+await_end()
+{
+    status=0
+    wait "$pid" || status=$?
+    kill "$guard" 2>/dev/null
+    wait "$guard"
+}
+
 # find_fault STATUS EXPECTED LAST-WORD - why this boot was not right, in a line
 find_fault()
 {
@@ -76,8 +119,8 @@ boot()
     name=$1 expected=$2 last_word=$3
     shift 3
     before=$(list_leftovers)
-    timeout -s KILL 300 "$@" </dev/null >"$console" 2>&1
-    status=$?
+    start "$@"
+    await_end
     result "$name" "$(find_fault "$status" "$expected" "$last_word")"
 }
 
@@ -87,13 +130,11 @@ boot_and_signal()
     name=$1 expected=$2 signal=$3
     shift 3
     before=$(list_leftovers)
-    timeout -s KILL 300 "$@" </dev/null >"$console" 2>&1 &
-    pid=$!
+    start "$@"
     if await 'load starts' "$pid"; then
         sleep 1
         kill "-$signal" "$pid"
     fi
-    wait "$pid"
-    status=$?
+    await_end
     result "$name" "$(find_fault "$status" "$expected" any)"
 }
