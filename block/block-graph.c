@@ -110,16 +110,21 @@ static const char *perm_verb(BlkPerm perm)
     return perm & BLK_PERM_WRITE ? "write to" : perm & BLK_PERM_READ ? "read" : "resize";
 }
 
-/* @user needs what @other does not share. Which of them is new? */
-static int conflict(const BdrvChild *user, const BdrvChild *other, Error *err)
+/* Whether @edge needs something of @perm that it had not before. */
+static bool is_new(const BdrvChild *edge, BlkPerm perm)
+{
+    return (perm & ~edge->saved_perm) != 0;
+}
+
+/* @user needs @perm, which @other does not share. Which of them is new? */
+static int conflict(const BdrvChild *user, const BdrvChild *other, BlkPerm perm, Error *err)
 {
     const BlockNode *node = user->node;
-    BlkPerm perm = user->perm & ~other->shared;
     char user_text[DESCRIPTION_BYTES], other_text[DESCRIPTION_BYTES];
 
     describe_parent(user, user_text);
     describe_parent(other, other_text);
-    if ((user->saved_perm & perm) == perm) {
+    if (!is_new(user, perm)) {
         return error_set(err, -EBUSY, "%s lets nobody else %s '%s' (node '%s'), but %s does",
                          other_text, perm_verb(perm), node->name, node->id, user_text);
     }
@@ -128,8 +133,28 @@ static int conflict(const BdrvChild *user, const BdrvChild *other, Error *err)
                      perm_verb(perm), node->name, node->id, other_text);
 }
 
+/* Two edges that do not get on; @news: of those where what is needed is new. */
+static int check_pairs(const BlockNode *node, bool news, Error *err)
+{
+    list_for_each(it, &node->parents) {
+        const BdrvChild *edge = list_entry(it, BdrvChild, parents_link);
+
+        list_for_each(other_it, &node->parents) {
+            const BdrvChild *other = list_entry(other_it, BdrvChild, parents_link);
+            BlkPerm perm = other != edge ? edge->perm & ~other->shared : 0;
+
+            if (perm && is_new(edge, perm) == news) {
+                return conflict(edge, other, perm, err);
+            }
+        }
+    }
+    return 0;
+}
+
 static int check_edges(const BlockNode *node, Error *err)
 {
+    int ret;
+
     list_for_each(it, &node->parents) {
         const BdrvChild *edge = list_entry(it, BdrvChild, parents_link);
 
@@ -139,15 +164,9 @@ static int check_edges(const BlockNode *node, Error *err)
             return error_set(err, -EPERM, "%s cannot write to '%s' (node '%s'): it is read-only",
                              describe_parent(edge, text), node->name, node->id);
         }
-        list_for_each(other_it, &node->parents) {
-            const BdrvChild *other = list_entry(other_it, BdrvChild, parents_link);
-
-            if (other != edge && (edge->perm & ~other->shared)) {
-                return conflict(edge, other, err);
-            }
-        }
     }
-    return 0;
+    ret = check_pairs(node, true, err);
+    return ret < 0 ? ret : check_pairs(node, false, err);
 }
 
 static void save_all(void)

@@ -12,8 +12,8 @@
  *
  * The length of a regular file that is no multiple of 512 is rounded up, so that all of its bytes can
  * be read; what lies beyond its end reads as zeroes. A guest that writes its last sector extends the
- * file to the full sector: anything else would lose what the guest wrote. Nothing else ever
- * changes a file's size. Where O_DIRECT needs more than 512 and the length is no multiple of it, the
+ * file to the full sector: anything else would lose what the guest wrote. But for that, only
+ * blk_truncate() changes a file's size. Where O_DIRECT needs more than 512 and the length is no multiple of it, the
  * last block could not be written without growing the file further: such an image is opened
  * through the page cache, or read-only.
  *
@@ -147,6 +147,20 @@ static int open_image(BlockNode *node, FileState *s, const char *what, Error *er
     return 0;
 }
 
+static int get_length(const FileState *s, uint64_t *ret_bytes)
+{
+    struct stat st;
+
+    if (s->is_device) {
+        return ioctl(s->fd, BLKGETSIZE64, ret_bytes) < 0 ? -errno : 0;
+    }
+    if (fstat(s->fd, &st) < 0) {
+        return -errno;
+    }
+    *ret_bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
 /* Type again, now of what was opened; length as it is. */
 static int measure(const BlockNode *node, FileState *s, struct stat *st, uint64_t *ret_bytes,
                    const char *what, Error *err)
@@ -163,10 +177,10 @@ static int measure(const BlockNode *node, FileState *s, struct stat *st, uint64_
         return ret;
     }
     s->is_device = S_ISBLK(st->st_mode);
-    bytes = (uint64_t)st->st_size;
-    if (s->is_device && ioctl(s->fd, BLKGETSIZE64, &bytes) < 0) {
-        return error_set(err, -errno, "%s: '%s': cannot get the device's size: %s", what,
-                         node->name, error_strerror(errno));
+    ret = get_length(s, &bytes);
+    if (ret < 0) {
+        return error_set(err, ret, "%s: '%s': cannot get the device's size: %s", what, node->name,
+                         error_strerror(ret));
     }
     if (bytes == 0) {
         return error_set(err, FILE_UNFIT, "%s: '%s' is empty; a disk has at least %d bytes", what,
@@ -575,6 +589,109 @@ static co_fn int file_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, u
     return try_fallocate(s, FALLOC_FL_ZERO_RANGE, &s->no_zero_range, offset_bytes, len_bytes);
 }
 
+/* --- block status --- */
+
+typedef struct SeekCall {
+    int fd;
+    uint64_t offset_bytes;
+    off_t data_bytes; /* next data, -1 = none any more */
+    off_t hole_bytes; /* the first hole from there on when that is here, else not set */
+} SeekCall;
+
+static int seek_blocking(void *opaque)
+{
+    SeekCall *s = opaque;
+
+    s->data_bytes = lseek(s->fd, (off_t)s->offset_bytes, SEEK_DATA);
+    if (s->data_bytes < 0) {
+        return errno == ENXIO ? 0 : -errno;
+    }
+    if ((uint64_t)s->data_bytes > s->offset_bytes) {
+        return 0;
+    }
+    s->hole_bytes = lseek(s->fd, (off_t)s->offset_bytes, SEEK_HOLE);
+    return s->hole_bytes < 0 ? -errno : 0;
+}
+
+/* Where holes cannot be found all is data; lseek(2) also says so for a file system without them. */
+static co_fn int file_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+                                      uint64_t *ret_len_bytes)
+{
+    FileState *s = node->state;
+    SeekCall call = { .fd = s->fd, .offset_bytes = offset_bytes };
+    int ret = s->is_device ? -EINVAL : aio_co_run_blocking(seek_blocking, &call);
+    bool zero;
+
+    if (ret < 0) {
+        *ret_len_bytes = len_bytes;
+        return ret == -EINVAL ? BLK_STATUS_DATA : ret;
+    }
+    zero = call.data_bytes < 0 || (uint64_t)call.data_bytes > offset_bytes;
+    if (call.data_bytes < 0) {
+        *ret_len_bytes = len_bytes;
+    } else {
+        off_t end_bytes = zero ? call.data_bytes : call.hole_bytes;
+
+        *ret_len_bytes = MIN(len_bytes, (uint64_t)end_bytes - offset_bytes);
+    }
+    /* A file that changes under us may put a hole where data was just now. */
+    *ret_len_bytes = MAX(*ret_len_bytes, (uint64_t)1);
+    return zero ? BLK_STATUS_ZERO : BLK_STATUS_DATA;
+}
+
+/* --- length --- */
+
+typedef struct LengthCall {
+    const FileState *s;
+    uint64_t length_bytes;
+} LengthCall;
+
+static int truncate_blocking(void *opaque)
+{
+    const LengthCall *call = opaque;
+
+    return ftruncate(call->s->fd, (off_t)call->length_bytes) < 0 ? -errno : 0;
+}
+
+static co_fn int file_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err)
+{
+    LengthCall call = { .s = node->state, .length_bytes = length_bytes };
+    int ret;
+
+    if (call.s->is_device) {
+        return error_set(err, -EOPNOTSUPP, "'%s': the length of a device cannot be changed",
+                         node->name);
+    }
+    if (length_bytes > INT64_MAX) {
+        return error_set(err, -EFBIG, "'%s': %" PRIu64 " bytes are more than a file can have",
+                         node->name, length_bytes);
+    }
+    ret = aio_co_run_blocking(truncate_blocking, &call);
+    if (ret < 0) {
+        return error_set(err, ret, "'%s': cannot make it %" PRIu64 " bytes long: %s", node->name,
+                         length_bytes, error_strerror(ret));
+    }
+    return 0;
+}
+
+static int length_blocking(void *opaque)
+{
+    LengthCall *call = opaque;
+
+    return get_length(call->s, &call->length_bytes);
+}
+
+static co_fn int file_co_get_length(BlockNode *node, uint64_t *ret_length_bytes)
+{
+    LengthCall call = { .s = node->state };
+    int ret = aio_co_run_blocking(length_blocking, &call);
+
+    if (ret == 0) {
+        *ret_length_bytes = ALIGN_UP(call.length_bytes, (uint64_t)SECTOR_BYTES);
+    }
+    return ret;
+}
+
 const BlockDriver bdrv_file = {
     .name = "file",
     .instance_bytes = sizeof(FileState),
@@ -586,4 +703,7 @@ const BlockDriver bdrv_file = {
     .co_flush = file_co_flush,
     .co_pdiscard = file_co_pdiscard,
     .co_pwrite_zeroes = file_co_pwrite_zeroes,
+    .co_block_status = file_co_block_status,
+    .co_truncate = file_co_truncate,
+    .co_get_length = file_co_get_length,
 };

@@ -111,6 +111,8 @@ static co_fn int request_perform(Request *req)
         return blk_co_pdiscard(req->blk, req->offset_bytes, req->len_bytes);
     case REQ_ZEROES:
         return blk_co_pwrite_zeroes(req->blk, req->offset_bytes, req->len_bytes, req->flags);
+    case REQ_STATUS:
+        return blk_co_block_status(req->blk, req->offset_bytes, req->len_bytes, req->ret_len_bytes);
     }
     abort();
 }
@@ -181,6 +183,16 @@ int run_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes, Blk
                                    .offset_bytes = offset_bytes,
                                    .len_bytes = len_bytes,
                                    .flags = flags });
+}
+
+int run_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+               uint64_t *ret_len_bytes)
+{
+    return request_run(&(Request){ .blk = blk,
+                                   .kind = REQ_STATUS,
+                                   .offset_bytes = offset_bytes,
+                                   .len_bytes = len_bytes,
+                                   .ret_len_bytes = ret_len_bytes });
 }
 
 /* --- the rest --- */

@@ -36,6 +36,7 @@ typedef enum RequestKind {
     REQ_FLUSH,
     REQ_DISCARD,
     REQ_ZEROES,
+    REQ_STATUS,
 } RequestKind;
 
 typedef struct Request {
@@ -46,6 +47,7 @@ typedef struct Request {
     int niov;
     void *buf;
     BlkFlags flags;
+    uint64_t *ret_len_bytes;
     int ret;
     _Atomic bool done;
     unsigned *order; /* where to count the requests done, may be NULL */
@@ -63,6 +65,10 @@ int run_write(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes, cons
 int run_flush(BlockBackend *blk);
 int run_discard(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes);
 int run_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes, BlkFlags flags);
+
+/* BlkStatus of the range, or -errno */
+int run_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+               uint64_t *ret_len_bytes);
 
 /* A small generator, the same on every run. */
 typedef struct Random {

@@ -323,11 +323,51 @@ static co_fn int mem_no_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, ui
     return -EOPNOTSUPP;
 }
 
-static const BlockDriver *make_driver(const MemConfig *config)
+static co_fn int mem_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err)
 {
-    static BlockDriver driver;
+    MemDisk *disk = disk_of(node);
+    uint64_t old_bytes = atomic_load(&node->length_bytes);
+    int ret = op_begin(disk, MEM_TRUNCATE, length_bytes, 0);
 
-    driver = (BlockDriver){
+    check(disk, atomic_load(&disk->stats.active) == 1);
+    if (ret == 0 && length_bytes > disk->data_bytes) {
+        ret = -ENOSPC;
+    }
+    if (ret < 0) {
+        error_set(err, ret, "mem: no");
+    } else {
+        atomic_store(&disk->real_length_bytes, length_bytes);
+        if (length_bytes > old_bytes) {
+            disk_fill(disk->data + old_bytes, 0, length_bytes - old_bytes);
+        }
+    }
+    op_end(disk);
+    return ret;
+}
+
+static co_fn int mem_co_get_length(BlockNode *node, uint64_t *ret_length_bytes)
+{
+    *ret_length_bytes = atomic_load(&disk_of(node)->real_length_bytes);
+    return 0;
+}
+
+/* Runs of equal kind: zeroes and others. */
+static co_fn int mem_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+                                     uint64_t *ret_len_bytes)
+{
+    const char *data = disk_of(node)->data + offset_bytes;
+    uint64_t len = 1;
+
+    while (len < len_bytes && (data[len] == 0) == (data[0] == 0)) {
+        len++;
+    }
+    *ret_len_bytes = len;
+    return data[0] == 0 ? BLK_STATUS_ZERO : BLK_STATUS_DATA;
+}
+
+static const BlockDriver *make_driver(MemDisk *disk, const MemConfig *config)
+{
+    disk->driver = (BlockDriver){
         .name = "mem",
         .instance_bytes = sizeof(MemDisk *),
         .write_flags = config->honours_fua ? BLK_FUA : 0,
@@ -338,8 +378,11 @@ static const BlockDriver *make_driver(const MemConfig *config)
         .co_flush = mem_co_flush,
         .co_pdiscard = config->no_discard ? mem_no_pdiscard : mem_co_pdiscard,
         .co_pwrite_zeroes = config->no_zeroes ? mem_no_pwrite_zeroes : mem_co_pwrite_zeroes,
+        .co_block_status = mem_co_block_status,
+        .co_truncate = mem_co_truncate,
+        .co_get_length = mem_co_get_length,
     };
-    return &driver;
+    return &disk->driver;
 }
 
 void mem_open(MemDisk *disk, const MemConfig *config)
@@ -351,7 +394,9 @@ void mem_open(MemDisk *disk, const MemConfig *config)
     pthread_mutex_init(&disk->lock, NULL);
     list_init(&disk->parked);
     /* Room for the whole last block; bytes past the length are as the driver makes them: 0. */
-    disk->data = calloc(1, ALIGN_UP(config->length_bytes, (uint64_t)65536));
+    disk->data_bytes = ALIGN_UP(config->length_bytes, (uint64_t)65536);
+    disk->data = calloc(1, disk->data_bytes);
+    atomic_store(&disk->real_length_bytes, config->length_bytes);
     ASSERT_TRUE(disk->data != NULL);
 
     if (config->options) {
@@ -359,10 +404,13 @@ void mem_open(MemDisk *disk, const MemConfig *config)
     }
     opening_config = config;
     opening_disk = disk;
-    disk->node = bdrv_open_driver(make_driver(config), &opts, &err);
+    disk->node = bdrv_open_driver(make_driver(disk, config), &opts, &err);
     ASSERT_TRUE(disk->node != NULL);
-    disk->blk = blk_create("mem0", disk->node, blk_default_perm(disk->node), BLK_PERM_READ, &err);
-    ASSERT_TRUE(disk->blk != NULL);
+    if (!config->no_backend) {
+        disk->blk =
+            blk_create("mem0", disk->node, blk_default_perm(disk->node), BLK_PERM_READ, &err);
+        ASSERT_TRUE(disk->blk != NULL);
+    }
     opts_finish(&opts);
 }
 

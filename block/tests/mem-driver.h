@@ -18,6 +18,7 @@ typedef enum MemOp {
     MEM_FLUSH,
     MEM_DISCARD,
     MEM_ZEROES,
+    MEM_TRUNCATE,
     MEM_NB_OPS,
 } MemOp;
 
@@ -33,6 +34,7 @@ typedef struct MemConfig {
     uint64_t length_bytes;
     bool honours_fua;
     bool no_zeroes, no_discard; /* -EOPNOTSUPP */
+    bool no_backend;            /* a node alone */
     const char *options;        /* "readonly=on,...", NULL = none */
 } MemConfig;
 
@@ -54,7 +56,10 @@ typedef struct MemParked {
 typedef struct MemDisk {
     BlockBackend *blk;
     BlockNode *node;
+    BlockDriver driver;
     char *data;
+    uint64_t data_bytes;                 /* room there is */
+    _Atomic uint64_t real_length_bytes;  /* as somebody else may have changed it */
     MemStats stats;
     _Atomic MemYield yield;
     AioContext *move_to;  /* continue there in the middle of each operation */
