@@ -3,12 +3,9 @@
  *
  * Permissions are worked out for the whole graph at once: it has a handful of nodes. What a backend
  * needs of its root is given; what a node needs of its children follows from what its parents need
- * of it. A change is made, the permissions are worked out, and if two edges to one node do not get on
- * with each other, all is put back as it was.
- *
- *     saved --work_out()--> tried --check_all()--> kept
- *       ^                     |
- *       +---- put back -------+ conflict
+ * of it. An edge is changed, the permissions are worked out, and if two edges to one node do not get
+ * on with each other, the edge is put back and they are worked out again. What they were before is
+ * kept while that is tried, to say in the message who came and who was there.
  *
  * Invariants: see block-graph.h.
  */
@@ -169,26 +166,13 @@ static int check_edges(const BlockNode *node, Error *err)
     return ret < 0 ? ret : check_pairs(node, false, err);
 }
 
-static void save_all(void)
+static void remember_permissions(void)
 {
     list_for_each(it, &nodes) {
         list_for_each(edge_it, &list_entry(it, BlockNode, nodes_link)->parents) {
             BdrvChild *edge = list_entry(edge_it, BdrvChild, parents_link);
 
             edge->saved_perm = edge->perm;
-            edge->saved_shared = edge->shared;
-        }
-    }
-}
-
-static void restore_all(void)
-{
-    list_for_each(it, &nodes) {
-        list_for_each(edge_it, &list_entry(it, BlockNode, nodes_link)->parents) {
-            BdrvChild *edge = list_entry(edge_it, BdrvChild, parents_link);
-
-            edge->perm = edge->saved_perm;
-            edge->shared = edge->saved_shared;
         }
     }
 }
@@ -270,7 +254,7 @@ int bdrv_attach(BdrvChild *edge, BlockNode *node, Error *err)
     edge->perm = 0; /* what it had until now */
     edge->shared = BLK_PERM_ALL;
     lead_to(edge, node);
-    save_all();
+    remember_permissions();
     edge->perm = perm;
     edge->shared = shared;
     ret = check_depth(node, err);
@@ -278,8 +262,8 @@ int bdrv_attach(BdrvChild *edge, BlockNode *node, Error *err)
         ret = update_permissions(err);
     }
     if (ret < 0) {
-        restore_all();
         bdrv_unref(lead_nowhere(edge));
+        work_out();
         return ret;
     }
     drain_update();
@@ -334,7 +318,7 @@ static int move_parents(BlockNode *from, BlockNode *to, Error *err)
 {
     int ret;
 
-    save_all();
+    remember_permissions();
     list_for_each_safe(it, &from->parents) {
         BdrvChild *edge = list_entry(it, BdrvChild, parents_link);
 
@@ -349,7 +333,7 @@ static int move_parents(BlockNode *from, BlockNode *to, Error *err)
     }
     settle_moved(from, to, ret < 0);
     if (ret < 0) {
-        restore_all();
+        work_out();
     }
     drain_update();
     return ret;

@@ -55,9 +55,9 @@ typedef struct BdrvChild {
     BlockNode *parent;     /* whose child it is; NULL when a backend's */
     BlockBackend *blk;     /* whose root it is; NULL when a node's */
     BlkPerm perm, shared;
-    BlkPerm saved_perm, saved_shared; /* while a change is tried */
-    bool moved;                       /* likewise */
-    ListNode parents_link;            /* in node->parents */
+    BlkPerm saved_perm;    /* before the change that is being tried */
+    bool moved;            /* by that change */
+    ListNode parents_link; /* in node->parents */
 } BdrvChild;
 
 /* bdrv_find - by its id (node-name=); borrowed; NULL when there is none */

@@ -251,6 +251,7 @@ TEST(permissions, a_filter_needs_below_what_is_needed_of_it)
     expect_blk_refused(right, BLK_PERM_ALL, BLK_PERM_READ, -EBUSY,
                        "node 'right' cannot write to 'mem' (node 'mem'): node 'left' uses it and "
                        "does not share that");
+    EXPECT_EQ(right->children[0].perm, 0); /* it does not remember what was tried */
     expect_blk_refused(disk.node, BLK_PERM_ALL, BLK_PERM_READ, -EBUSY,
                        "disk 'b' cannot write to 'mem' (node 'mem'): node 'left' uses it and does "
                        "not share that");
