@@ -127,30 +127,23 @@ bool inflight_is_closed(const InFlight *f)
     return atomic_load(&f->closed);
 }
 
-/* Unlink the waiters whose wait is over, or all of those that wait for @all, and wake them. */
+/* Unlink and wake the waiters whose wait is over, or all of those that wait for @all. Under the lock
+ * to the end: a waiter that finds itself linked takes it that nobody is about to wake it. Scheduled,
+ * not entered: whoever calls this is in the middle of something. */
 static void wake_waiters(const InFlight *all)
 {
-    List done = LIST_INIT(done);
-    ListNode *node;
-
     pthread_mutex_lock(&waiters_lock);
     list_for_each_safe(it, &waiters) {
-        const InFlight *f = list_entry(it, InFlightWaiter, node)->in_flight;
+        InFlightWaiter *w = list_entry(it, InFlightWaiter, node);
 
-        if (f == all || inflight_count(f) == 0) {
+        if (w->in_flight == all || inflight_count(w->in_flight) == 0) {
+            Coroutine *co = w->co;
+
             list_remove(it);
-            list_push_back(&done, it);
+            aio_co_schedule(co_home(co), co); /* its frame may be gone from here on */
         }
     }
     pthread_mutex_unlock(&waiters_lock);
-
-    /* A waiter's frame goes away when it runs: the node is unlinked before that. Scheduled, not
-     * entered: whoever calls this is in the middle of something. */
-    while ((node = list_pop_front(&done)) != NULL) {
-        Coroutine *co = list_entry(node, InFlightWaiter, node)->co;
-
-        aio_co_schedule(co_home(co), co);
-    }
 }
 
 void inflight_wake_waiters(void)
