@@ -78,7 +78,7 @@ static co_fn void pass(BlockNode *node)
 
     atomic_fetch_add(&s->nb_requests, 1);
     pthread_mutex_lock(&s->lock);
-    hold = s->hold;
+    hold = s->hold && !s->drained;
     if (hold) {
         list_push_back(&s->held, &held.node);
     }
@@ -142,7 +142,9 @@ static void pass_drained_begin(BlockNode *node)
     PassState *s = node->state;
 
     assert(!s->drained);
+    pthread_mutex_lock(&s->lock);
     s->drained = true;
+    pthread_mutex_unlock(&s->lock);
     s->begun++;
     s->begun_rank = next_rank++;
     let_go(s);
@@ -153,7 +155,9 @@ static void pass_drained_end(BlockNode *node)
     PassState *s = node->state;
 
     assert(s->drained);
+    pthread_mutex_lock(&s->lock);
     s->drained = false;
+    pthread_mutex_unlock(&s->lock);
     s->ended++;
     s->ended_rank = next_rank++;
     if (s->refused) {

@@ -19,10 +19,10 @@ typedef struct PassState {
     unsigned begun, ended;          /* drained_begin and drained_end calls */
     unsigned begun_rank;            /* place among the begun of all filters */
     unsigned ended_rank;            /* likewise */
-    bool drained;
     bool refused;                   /* activity that waits for drained_end */
     AioContext *activity_ctx;
-    pthread_mutex_t lock; /* protects hold and held */
+    pthread_mutex_t lock; /* protects what follows */
+    bool drained;
     bool hold;
     List held;
 } PassState;
