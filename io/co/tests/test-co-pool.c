@@ -5,6 +5,8 @@
 #include "io/co/coroutine.h"
 
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 static void count_entry(void *opaque)
@@ -141,6 +143,7 @@ typedef struct Filler {
     pthread_barrier_t *barrier;
     unsigned nb_coroutines;
     unsigned pooled;
+    atomic_bool full; /* its coroutines have ended */
 } Filler;
 
 static void *filler_thread(void *opaque)
@@ -151,17 +154,18 @@ static void *filler_thread(void *opaque)
     co_pool_set_limit(UINT32_MAX);
     fill(co, filler->nb_coroutines);
     filler->pooled = nb_pooled();
+    atomic_store(&filler->full, true);
     pthread_barrier_wait(filler->barrier); /* until here each keeps its own */
     co_pool_drain();
     free(co);
     return NULL;
 }
 
-TEST(co_pool, all_threads_together_keep_at_most_a_quarter_of_max_map_count)
+TEST(co_pool, all_threads_together_keep_at_most_an_eighth_of_max_map_count)
 {
     Filler fillers[NB_THREADS] = { 0 };
     pthread_barrier_t barrier;
-    unsigned limit = max_map_count() / 4, sum = 0;
+    unsigned limit = max_map_count() / 8, sum = 0;
     Coroutine *co;
 
     if (HAVE_TSAN || limit > 20000) {
@@ -186,6 +190,38 @@ TEST(co_pool, all_threads_together_keep_at_most_a_quarter_of_max_map_count)
     fill(&co, 1);
     EXPECT_EQ(nb_pooled(), 1);
     co_pool_drain();
+}
+
+#define NB_QUEUES   64
+#define QUEUE_DEPTH 256
+
+TEST(co_pool, full_pools_leave_room_for_64_queues_of_depth_256)
+{
+    Filler fillers[NB_THREADS] = { 0 };
+    pthread_barrier_t barrier;
+    unsigned max = max_map_count();
+    Coroutine **co = calloc(NB_QUEUES * QUEUE_DEPTH, sizeof(*co));
+
+    if (HAVE_ASAN || HAVE_TSAN || max < 65530 || max > 100000) {
+        TEST_SKIP("%s", HAVE_ASAN || HAVE_TSAN ? "a sanitizer needs mappings of its own"
+                                               : "vm.max_map_count is not what kernels begin with");
+    }
+    pthread_barrier_init(&barrier, NULL, NB_THREADS + 1);
+    for (unsigned i = 0; i < NB_THREADS; i++) {
+        fillers[i].barrier = &barrier;
+        fillers[i].nb_coroutines = max / 8; /* more than all may keep */
+        pthread_create(&fillers[i].thread, NULL, filler_thread, &fillers[i]);
+        while (!atomic_load(&fillers[i].full)) {
+            sched_yield();
+        }
+    }
+    fill(co, NB_QUEUES * QUEUE_DEPTH);
+    pthread_barrier_wait(&barrier);
+    for (unsigned i = 0; i < NB_THREADS; i++) {
+        pthread_join(fillers[i].thread, NULL);
+    }
+    co_pool_drain();
+    free(co);
 }
 
 TEST(co_pool, running_out_of_mappings_gives_null_and_no_harm)
