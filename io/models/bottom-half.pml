@@ -5,9 +5,9 @@
  * of a oneshot. home() runs what comes, and destroys the other one when all was seen and nobody
  * schedules it any more. README.md says what stands for what.
  *
- * Checked: a bottom half is in one list once, is not touched after it was freed, and the list is what
- * it should be (assertions). Each schedule is followed by a call that sees what was written before
- * it (invalid end state; and, under weak fairness, the ltl below).
+ * Checked: a bottom half is in one list once, is not touched after it was freed, and the list is
+ * what it should be (assertions). Each schedule is followed by a call that sees what was written
+ * before it (invalid end state; and, under weak fairness, the ltl below).
  *
  * Broken on purpose, and how each must fail:
  *   BROKEN_CLEAR_AFTER       end state  the flags are cleared after the call
@@ -42,8 +42,8 @@ byte seen[PRODUCERS];
 byte nb_users = PRODUCERS; /* of bottom half 0 */
 
 /*
- * A store that is no read-modify-write waits in its thread's store buffer: memory() commits it at any
- * later time, and a release waits until that was done.
+ * A store that is no read-modify-write waits in its thread's store buffer: memory() commits it at
+ * any later time, and a release waits until that was done.
  */
 byte data_buffer[PRODUCERS]; /* 0: empty */
 byte link_of[PRODUCERS], link_value[PRODUCERS]; /* link_of NONE: empty */

@@ -1,12 +1,12 @@
 /*
  * co-mutex.pml - how a CoMutex changes hands (io/aio/co-mutex.c)
  *
- * Coroutines, each in a thread of its own, take and release one lock for some rounds; each counts in
- * a plain variable that the lock protects. README.md says what stands for what.
+ * Coroutines, each in a thread of its own, take and release one lock for some rounds; each counts
+ * in a plain variable that the lock protects. README.md says what stands for what.
  *
  * Checked: one holder at a time, which sees all that those before it wrote; the lock goes to the
- * waiters in the order in which they came; nobody is woken twice (assertions). Nobody waits for good
- * (invalid end state), and who waits gets the lock, under weak fairness (the ltl below).
+ * waiters in the order in which they came; nobody is woken twice (assertions). Nobody waits for
+ * good (invalid end state), and who waits gets the lock, under weak fairness (the ltl below).
  *
  * Broken on purpose, and how each must fail:
  *   BROKEN_LOOK_AND_FREE   end state  unlock looks for waiters and then stores FREE
@@ -45,8 +45,9 @@ byte ticket[COROUTINES], nb_tickets = 0, nb_served = 0;
 byte waiting = 0; /* a bit for each */
 
 /*
- * A store that is no read-modify-write waits in its thread's store buffer: memory() commits it at any
- * later time, and a release waits until that was done. The data stands for all that a holder writes.
+ * A store that is no read-modify-write waits in its thread's store buffer: memory() commits it at
+ * any later time, and a release waits until that was done. The data stands for all that a holder
+ * writes.
  */
 #define EMPTY 255
 byte link_buffer[COROUTINES], data_buffer[COROUTINES];

@@ -6,15 +6,15 @@
  * everything, and destroys the context. README.md says what stands for what.
  *
  * Checked: no state in which home() sleeps for good (invalid end state); nothing taken is stale and
- * nobody touches the context after its end (assertions); the eventfd is written at most once a sleep;
- * what was published is seen at last, under weak fairness (the ltl below).
+ * nobody touches the context after its end (assertions); the eventfd is written at most once a
+ * sleep; what was published is seen at last, under weak fairness (the ltl below).
  *
  * Broken on purpose, and how each must fail:
  *   BROKEN_NOTIFY_FIRST       end state  the producer notifies and then publishes
  *   BROKEN_LOOK_FIRST         end state  home takes the list and then the notification
  *   BROKEN_PLAIN_SLEEP        end state  sleep_begin() stores SLEEPING whatever was there
  *   BROKEN_PLAIN_SLEEP_END    end state  sleep_end() stores AWAKE whatever was there
- *   BROKEN_SLEEP_AFTER_TAKING end state  a pass that took a notification and had nothing to run sleeps
+ *   BROKEN_SLEEP_AFTER_TAKING end state  a pass that took a notification sleeps
  *   BROKEN_NOTIFY_IF_ASLEEP   end state  the producer looks first, and leaves AWAKE as it is
  *   BROKEN_READ_ONCE          end state  the eventfd's read is not queued again after it completed
  *   BROKEN_RELAXED_NOTIFY     end state  the producer's exchange does not release
@@ -22,7 +22,7 @@
  *   BROKEN_ALWAYS_WRITE       assertion  the eventfd is written though nobody sleeps
  *   BROKEN_LATE_DOOR          assertion  the door is entered after publishing
  *   BROKEN_EARLY_LEAVE        assertion  the door is left before notifying
- *   BROKEN_ONLY_AWAKE         cycle      a pass that sees a notification stays awake and that is all
+ *   BROKEN_ONLY_AWAKE         cycle      a pass that sees a notification only stays awake
  */
 #define ALL      3 /* producers, a bit for each */
 #define SPURIOUS 1 /* sleeps that something else ends */
@@ -49,8 +49,8 @@ bool freed = false;
 byte sleeps = 0; /* that nobody has written for and that did not end without */
 
 /*
- * A store that is no read-modify-write waits in its thread's store buffer: memory() commits it at any
- * later time, and a release waits until that was done.
+ * A store that is no read-modify-write waits in its thread's store buffer: memory() commits it at
+ * any later time, and a release waits until that was done.
  */
 byte buffered = 0;
 

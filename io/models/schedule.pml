@@ -1,9 +1,9 @@
 /*
  * schedule.pml - how coroutines reach the context they are to run in (io/aio/aio-co.c)
  *
- * Each coroutine begins in context 0, waits there for its waker, moves to context 1, waits again and
- * ends. Its waker, a thread of its own, may come as soon as the coroutine has said that it wants to be
- * woken, which is before it yields. README.md says what stands for what.
+ * Each coroutine begins in context 0, waits there for its waker, moves to context 1, waits again
+ * and ends. Its waker, a thread of its own, may come as soon as the coroutine has said that it
+ * wants to be woken, which is before it yields. README.md says what stands for what.
  *
  * Checked: a coroutine is entered only when it has left its stack, by its home, in the order of the
  * pushes, and sees what it wrote before wherever that was (assertions); none is lost (invalid end
@@ -15,7 +15,7 @@
  *   BROKEN_MOVE_IN_PLACE   assertion  the coroutine schedules itself elsewhere and then yields
  *   BROKEN_HOME_OF_WAKER   assertion  a waker enters the coroutine in its own thread
  *   BROKEN_TWO_WAKERS      assertion  somebody else wakes the coroutine, too
- *   BROKEN_LINK_LATE       assertion  the coroutine is entered and then the list goes on from its link
+ *   BROKEN_LINK_LATE       assertion  the list goes on from the link after entering
  *   BROKEN_NOT_TURNED      assertion  the stack is run as it is, newest first
  *   BROKEN_RELAXED_PUSH    assertion  the push does not release the coroutine's link
  *   BROKEN_RELAXED_TAKE    assertion  the exchange that takes the stack does not acquire
@@ -45,9 +45,9 @@ byte scheduled = 0; /* a bit for each */
 byte nb_ended = 0;
 
 /*
- * A store that is no read-modify-write waits in its thread's store buffer: memory() commits it at any
- * later time, and a release waits until that was done. A link is stored by who pushes, the frame
- * by who runs the coroutine; no thread has more than one of either on its way.
+ * A store that is no read-modify-write waits in its thread's store buffer: memory() commits it at
+ * any later time, and a release waits until that was done. A link is stored by who pushes, the
+ * frame by who runs the coroutine; no thread has more than one of either on its way.
  */
 byte link_of[THREADS], link_value[THREADS]; /* link_of NONE: empty */
 byte frame_of[THREADS], frame_value[THREADS];
