@@ -1087,16 +1087,14 @@ TEST(vblk, a_null_backend_completes_within_the_pass_of_the_kick)
 
 TEST(vblk, a_reset_waits_for_requests_in_flight)
 {
-    null_begin("driver=null,size=1M,latency-ns=30000000");
+    null_begin("driver=null,size=1M,latency-ns=200000000");
     add_reads(20);
-    while (vdev->queues[0].in_flight < 20) {
+    while (vdev->queues[0].stats.requests < 20) {
         aio_poll(aio_main(), true);
     }
-    EXPECT_EQ(ring_used_index(&ring), 0);
-    int64_t start_ns = aio_now_ns();
-
+    EXPECT_GT(vdev->queues[0].in_flight, 0);
+    EXPECT_LT(ring_used_index(&ring), 20);
     dev_set_status(vdev, 0);
-    EXPECT_GE(aio_now_ns() - start_ns, 1000000);
     EXPECT_EQ(ring_used_index(&ring), 20);
     EXPECT_EQ(blk_in_flight(blk), 0);
 
