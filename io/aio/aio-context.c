@@ -115,6 +115,7 @@ AioContext *aio_context_create(const char *name, const AioParams *params, Error 
     ctx->bh_ready_tail = &ctx->bh_ready_head;
     ctx->defer_tail = &ctx->defer_head;
     list_init(&ctx->dead_handlers);
+    co_name_homes_by(aio_context_name);
     poll_init(&ctx->poll, params);
 
     /* Blocking on purpose: a read of it through the ring then waits instead of failing. */

@@ -67,6 +67,40 @@ void co_stack_unmap(const CoStack *stack)
     assert(ret == 0);
 }
 
+/* The lowest page of the stack that is in memory; a page that was never touched is not. */
+static char *lowest_touched(const CoStack *stack)
+{
+    size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char in_memory[CO_STACK_BYTES / 4096];
+
+    if (mincore(stack->base, stack->size_bytes, in_memory) < 0) {
+        return stack->base;
+    }
+    size_t i = 0;
+
+    while (i < stack->size_bytes / page_bytes && !(in_memory[i] & 1)) {
+        i++;
+    }
+    return (char *)stack->base + i * page_bytes;
+}
+
+/* AddressSanitizer has marked parts of the dead frames. */
+__attribute__((no_sanitize("address", "thread"))) size_t co_stack_used(const CoStack *stack)
+{
+    const char *end = (const char *)stack->base + stack->size_bytes;
+    const char *lowest = lowest_touched(stack);
+
+#if HAVE_VALGRIND
+    if (RUNNING_ON_VALGRIND) {
+        return (size_t)(end - lowest);
+    }
+#endif
+    while (lowest < end && *(const volatile uint64_t *)lowest == 0) {
+        lowest += sizeof(uint64_t);
+    }
+    return (size_t)(end - lowest);
+}
+
 #if defined(__x86_64__)
 
 typedef struct SavedStack {

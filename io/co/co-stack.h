@@ -21,6 +21,12 @@ int co_stack_map(CoStack *ret_stack) NONNULL(1) WARN_UNUSED;
 void co_stack_unmap(const CoStack *stack) NONNULL(1);
 
 /*
+ * co_stack_used - bytes from the top down to the lowest one that was ever written other than zero.
+ * Under valgrind, which minds reads below the stack pointer, down to the lowest touched page.
+ */
+size_t co_stack_used(const CoStack *stack) NONNULL(1);
+
+/*
  * co_stack_prepare - a saved stack below @top (16-byte aligned) from which co_switch() enters
  * co_main(@co) with the default floating point modes; returns its stack pointer
  */

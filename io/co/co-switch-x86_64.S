@@ -21,6 +21,7 @@
  * this object, so the linker leaves the note off the whole program and neither user-mode shadow
  * stacks nor branch tracking is switched on for it: a shadow stack would have to be allocated for
  * each coroutine and switched here (rstorssp, saveprevssp), which no supported system needs yet.
+ * tests/test-coroutine.c sees to it that the note stays off.
  */
     .text
 

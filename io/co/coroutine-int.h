@@ -88,6 +88,10 @@ void co_queue_wakeup(Coroutine *co) NONNULL(1);
 /* co_thread_set_home - the home that co_create() gives to coroutines made in this thread */
 void co_thread_set_home(struct AioContext *ctx);
 
+/* co_name_homes_by - how messages name a home: the same for all threads */
+typedef const char *CoHomeName(const struct AioContext *ctx);
+void co_name_homes_by(CoHomeName *name);
+
 /* co_free - unmap a coroutine that has ended; io/co only */
 void co_free(Coroutine *co) NONNULL(1);
 

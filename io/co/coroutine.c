@@ -22,6 +22,7 @@
 #include "io/co/coroutine-int.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,6 +36,8 @@ typedef struct CoThread {
 } CoThread;
 
 THREAD_LOCAL(CoThread, this_thread);
+
+static CoHomeName *_Atomic home_name; /* written by io/aio, always with the same value */
 
 void co_main(Coroutine *co) NORETURN;
 
@@ -53,31 +56,46 @@ static const char *state_name(int state)
 }
 
 /* "function" or "program+0x1234", as `addr2line -e program 0x1234` wants it */
-static void describe_entry(CoroutineEntry *entry, char *buf, size_t size_bytes)
+static void describe_code(const void *code, char *buf, size_t size_bytes)
 {
     Dl_info info;
 
-    if (!dladdr((void *)(uintptr_t)entry, &info) || !info.dli_fname) {
-        snprintf(buf, size_bytes, "%p", (void *)(uintptr_t)entry);
+    if (!dladdr(code, &info) || !info.dli_fname) {
+        snprintf(buf, size_bytes, "%p", code);
         return;
     }
     const char *slash = strrchr(info.dli_fname, '/');
 
     snprintf(buf, size_bytes, "%s+0x%zx%s%s", slash ? slash + 1 : info.dli_fname,
-             (size_t)((uintptr_t)entry - (uintptr_t)info.dli_fbase), info.dli_sname ? " " : "",
+             (size_t)((uintptr_t)code - (uintptr_t)info.dli_fbase), info.dli_sname ? " " : "",
              info.dli_sname ? info.dli_sname : "");
 }
 
-/* Abort, naming the coroutine, what was tried with it, its state and who scheduled it. */
-static NORETURN NOINLINE void die(const Coroutine *co, const char *tried)
+static void describe_home(const struct AioContext *home, char *buf, size_t size_bytes)
 {
-    char entry[128];
+    CoHomeName *name = atomic_load(&home_name);
+
+    if (home && name) {
+        snprintf(buf, size_bytes, "'%s'", name(home));
+    } else {
+        snprintf(buf, size_bytes, "%s", home ? "without a name" : "none");
+    }
+}
+
+/* Abort, naming the coroutine, what was tried with it, its state, who scheduled it, who tried. */
+static NORETURN NOINLINE void die(const Coroutine *co, const char *tried, const void *caller)
+{
+    char entry[128], code[128], home[64], thread[16] = "";
     const char *by = atomic_load(&co->scheduled_by);
 
-    describe_entry(co->entry, entry, sizeof(entry));
-    log_write(LOG_LEVEL_ERROR, "coroutine", "%p (entry %s): %s, but it is %s%s%s", (const void *)co,
-              entry, tried, state_name(atomic_load(&co->state)), by ? " and scheduled by " : "",
-              by ? by : "");
+    describe_code((const void *)(uintptr_t)co->entry, entry, sizeof(entry));
+    describe_code(caller, code, sizeof(code));
+    describe_home(co->home, home, sizeof(home));
+    pthread_getname_np(pthread_self(), thread, sizeof(thread));
+    log_write(LOG_LEVEL_ERROR, "coroutine",
+              "%p (entry %s, home %s): %s, but it is %s%s%s; tried by %s in thread '%s'",
+              (const void *)co, entry, home, tried, state_name(atomic_load(&co->state)),
+              by ? " and scheduled by " : "", by ? by : "", code, thread);
     abort();
 }
 
@@ -107,11 +125,36 @@ static Coroutine *map_new(void)
     return co;
 }
 
+size_t co_stack_use_bytes(const Coroutine *co)
+{
+    return co_stack_used(&co->stack);
+}
+
+/* The largest use of any stack that was unmapped; read and raised by any thread. */
+static _Atomic size_t max_stack_use_bytes;
+
+static void note_stack_use(const Coroutine *co)
+{
+    size_t use_bytes = co_stack_use_bytes(co);
+    size_t max_bytes = atomic_load_explicit(&max_stack_use_bytes, memory_order_relaxed);
+
+    while (use_bytes > max_bytes &&
+           !atomic_compare_exchange_weak_explicit(&max_stack_use_bytes, &max_bytes, use_bytes,
+                                                  memory_order_relaxed, memory_order_relaxed)) {
+    }
+}
+
+size_t co_max_stack_use_bytes(void)
+{
+    return atomic_load_explicit(&max_stack_use_bytes, memory_order_relaxed);
+}
+
 void co_free(Coroutine *co)
 {
     CoStack stack = co->stack; /* the coroutine itself lies in what is unmapped */
 
     assert(atomic_load_explicit(&co->state, memory_order_relaxed) == CO_ENDED);
+    note_stack_use(co);
     co_sanitizer_finish(&co->sanitizer, &stack);
     co_stack_unmap(&stack);
 }
@@ -159,7 +202,7 @@ static NOINLINE void after_leaving(CoThread *self, Coroutine *co, int state)
     atomic_store_explicit(&co->state, state, memory_order_release); /* pairs with co_enter() */
     if (state == CO_ENDED) {
         if (unlikely(atomic_load_explicit(&co->scheduled_by, memory_order_relaxed))) {
-            die(co, "its entry function returned");
+            die(co, "its entry function returned", __builtin_return_address(0));
         }
         if (!co_pool_give(&self->pool, co)) {
             co_free(co);
@@ -176,7 +219,7 @@ static ALWAYS_INLINE void run(CoThread *self, Coroutine *co, Coroutine *caller)
 
     if (unlikely(state > CO_YIELDED ||
                  atomic_load_explicit(&co->scheduled_by, memory_order_relaxed))) {
-        die(co, "it was to be entered");
+        die(co, "it was to be entered", __builtin_return_address(0));
     }
     atomic_store_explicit(&co->state, CO_RUNNING, memory_order_relaxed);
     self->current = co;
@@ -279,17 +322,17 @@ void co_mark_scheduled(Coroutine *co, const char *by)
     /* Acquire pairs with the release in co_clear_scheduled(): the list links are free again. */
     if (unlikely(!atomic_compare_exchange_strong_explicit(
             &co->scheduled_by, &nobody, by, memory_order_acq_rel, memory_order_relaxed))) {
-        die(co, by);
+        die(co, by, __builtin_return_address(0));
     }
     if (unlikely(atomic_load_explicit(&co->state, memory_order_relaxed) == CO_ENDED)) {
-        die(co, by);
+        die(co, by, __builtin_return_address(0));
     }
 }
 
 void co_clear_scheduled(Coroutine *co)
 {
     if (unlikely(!atomic_load_explicit(&co->scheduled_by, memory_order_relaxed))) {
-        die(co, "it was to be taken from a list of scheduled ones");
+        die(co, "it was to be taken from a list of scheduled ones", __builtin_return_address(0));
     }
     atomic_store_explicit(&co->scheduled_by, NULL, memory_order_release); /* co_mark_scheduled() */
 }
@@ -326,6 +369,11 @@ void co_set_home(Coroutine *co, struct AioContext *ctx)
 void co_thread_set_home(struct AioContext *ctx)
 {
     this_thread()->home = ctx;
+}
+
+void co_name_homes_by(CoHomeName *name)
+{
+    atomic_store_explicit(&home_name, name, memory_order_relaxed);
 }
 
 void co_pool_set_limit(unsigned nb_coroutines)

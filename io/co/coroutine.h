@@ -18,13 +18,18 @@
  *                           YIELDED
  *
  * Entering a coroutine that is RUNNING or SCHEDULED is a bug of the caller and aborts with a line
- * that says which coroutine (its entry's address), its state and who scheduled it. SCHEDULED is a
- * mark beside the state: a coroutine can also be scheduled while it is still RUNNING, on its way to
- * co_yield(). coroutine-int.h, for io/aio, says what makes that safe.
+ * that says which coroutine (its entry, its home), its state and who scheduled it, what was tried,
+ * by which code and in which thread. SCHEDULED is a mark beside the state: a coroutine can also be
+ * scheduled while it is still RUNNING, on its way to co_yield(). coroutine-int.h, for io/aio, says
+ * what makes that safe.
  *
  * A coroutine has registers and floating point modes of its own (it starts with the default modes;
  * its entry function leaves them, like any function, as it found them), and CO_STACK_BYTES of stack
  * with a guard below, so that an overflow is a SIGSEGV: no large arrays, no deep recursion.
+ *
+ * Shadow stacks and branch tracking: the switch changes no shadow stack, so the program must not
+ * run with one. The switch's object carries no mark for them, so the linker leaves the mark off the
+ * program, and nothing switches them on for a program without it.
  *
  * Annotations: an entry function that yields is a co_fn; passing one to co_create() is how plain
  * code gets it called. tests/co-fn-analysis.c shows what the compiler accepts.
@@ -91,7 +96,7 @@ void co_set_home(Coroutine *co, struct AioContext *ctx) NONNULL(1);
 
 /*
  * Pool of the current thread. A pool keeps at most its limit of ended coroutines (at first
- * CO_POOL_LIMIT_DEFAULT); the sum over all threads is bounded by a quarter of vm.max_map_count
+ * CO_POOL_LIMIT_DEFAULT); the sum over all threads is bounded by an eighth of vm.max_map_count
  * because each stack takes two mappings. Creating from the pool and ending into it makes no system
  * call and allocates nothing.
  */
@@ -100,6 +105,15 @@ void co_set_home(Coroutine *co, struct AioContext *ctx) NONNULL(1);
 void co_pool_set_limit(unsigned nb_coroutines);
 /* co_pool_drain - free the current thread's pool; called when a thread that used coroutines ends */
 void co_pool_drain(void);
+
+/*
+ * co_stack_use_bytes - how deep @co's stack has been since it was mapped, through all its uses from
+ * the pool. Reads the stack, which nothing prepares for that: entering costs nothing, this some
+ * microseconds. Context: @co itself, or whoever may enter it.
+ */
+size_t co_stack_use_bytes(const Coroutine *co) NONNULL(1);
+/* co_max_stack_use_bytes - the deepest of all stacks unmapped so far (co_pool_drain()); any thread */
+size_t co_max_stack_use_bytes(void);
 
 typedef struct CoroutineStats {
     uint64_t created;    /* co_create() calls in this thread */

@@ -5,6 +5,7 @@
 #include "io/co/coroutine-int.h"
 
 #include <fenv.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -439,6 +440,27 @@ TEST(co, message_names_the_entry_function)
     EXPECT_DEATH(enter_scheduled, NULL, SIGABRT, "(entry test-coroutine");
 }
 
+static const char *name_of_home(const struct AioContext *ctx)
+{
+    return ctx == (struct AioContext *)0x1000 ? "io0" : "?";
+}
+
+static void enter_scheduled_with_home(void *opaque)
+{
+    co_name_homes_by(name_of_home);
+    co_thread_set_home((struct AioContext *)0x1000);
+    pthread_setname_np(pthread_self(), "intruder");
+    enter_scheduled(NULL);
+}
+
+TEST(co, message_names_the_home_and_who_tried)
+{
+    EXPECT_DEATH(enter_scheduled, NULL, SIGABRT, ", home none): ");
+    EXPECT_DEATH(enter_scheduled_with_home, NULL, SIGABRT, ", home 'io0'): ");
+    EXPECT_DEATH(enter_scheduled, NULL, SIGABRT, "; tried by test-coroutine+0x");
+    EXPECT_DEATH(enter_scheduled_with_home, NULL, SIGABRT, " in thread 'intruder'");
+}
+
 TEST(co, scheduling_twice_names_both)
 {
     EXPECT_DEATH(schedule_twice, NULL, SIGABRT,
@@ -498,6 +520,75 @@ TEST(co, a_stack_overflow_hits_the_guard)
     overflow(&fits);
     EXPECT_DEATH(overflow, &overflows, SIGSEGV, "");
     co_pool_drain();
+}
+
+/* --- how deep a stack has been --- */
+
+static void measure_entry(void *opaque)
+{
+    const CoStack *stack = &co_self()->stack;
+    size_t *depth_bytes = opaque;
+
+    recurse((uintptr_t)stack->base + stack->size_bytes - *depth_bytes);
+    *depth_bytes = co_stack_use_bytes(co_self());
+}
+
+TEST(co, use_of_a_stack_is_what_was_written_however_long_ago)
+{
+    const size_t slack_bytes = HAVE_ASAN || HAVE_TSAN ? 16384 : 4096;
+    size_t deep = 40000, shallow = 0;
+
+    co_enter(co_create(measure_entry, &deep));
+    EXPECT_GE(deep, 40000);
+    EXPECT_LE(deep, 40000 + slack_bytes);
+
+    co_enter(co_create(measure_entry, &shallow)); /* the same stack, from the pool */
+    EXPECT_EQ(shallow, deep);
+
+    EXPECT_EQ(co_max_stack_use_bytes(), 0);
+    co_pool_drain();
+    EXPECT_EQ(co_max_stack_use_bytes(), deep);
+
+    shallow = 0;
+    co_enter(co_create(measure_entry, &shallow)); /* a new stack */
+    EXPECT_LT(shallow, 40000);
+    co_pool_drain();
+    EXPECT_EQ(co_max_stack_use_bytes(), deep);
+}
+
+/* --- control-flow protection --- */
+
+#define GNU_PROPERTY_SEGMENT  0x6474e553 /* PT_GNU_PROPERTY */
+#define X86_FEATURES_PROPERTY 0xc0000002 /* GNU_PROPERTY_X86_FEATURE_1_AND */
+
+/* The program itself is the first that dl_iterate_phdr() shows. */
+static int read_features(struct dl_phdr_info *info, size_t size_bytes, void *opaque)
+{
+    for (unsigned i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+        const uint32_t *note = (const uint32_t *)(info->dlpi_addr + ph->p_vaddr);
+
+        if (ph->p_type != GNU_PROPERTY_SEGMENT) {
+            continue;
+        }
+        /* name size, size, type, "GNU", then properties: type, size, value, padding to 8 bytes */
+        const uint32_t *end = note + 4 + note[1] / 4;
+
+        for (const uint32_t *p = note + 4; p < end; p += 2 + (p[1] + 7) / 8 * 2) {
+            if (p[0] == X86_FEATURES_PROPERTY) {
+                *(uint32_t *)opaque = p[2];
+            }
+        }
+    }
+    return 1;
+}
+
+TEST(co, program_does_not_ask_for_shadow_stacks)
+{
+    uint32_t features = 0;
+
+    dl_iterate_phdr(read_features, &features);
+    EXPECT_EQ(features, 0);
 }
 
 /* --- moving between threads --- */
