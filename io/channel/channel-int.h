@@ -19,8 +19,9 @@ typedef struct ChannelOps {
      * coroutine of that direction, which has not been shut down. -EAGAIN when it would have to wait.
      * @fds  may be NULL; co_writev may leave it alone only if it returns an error.
      */
-    ssize_t (*co_readv)(Channel *ch, const struct iovec *iov, int niov, ChannelFds *fds);
-    ssize_t (*co_writev)(Channel *ch, const struct iovec *iov, int niov, const ChannelFds *fds);
+    ssize_t (*co_readv)(Channel *ch, const struct iovec *iov, int niov, ChannelFds *fds) co_fn_ptr;
+    ssize_t (*co_writev)(Channel *ch, const struct iovec *iov, int niov,
+                         const ChannelFds *fds) co_fn_ptr;
     /*
      * Wait until a try may succeed: either co_wait does it all (0 or -errno; deadlines are its own
      * business), or it is NULL and the base waits at the slot of the direction, which the kind has
@@ -28,11 +29,11 @@ typedef struct ChannelOps {
      * (channel_watch_fd()), or by whoever makes it ready. In the latter case ready() is asked once
      * more after the coroutine has been published.
      */
-    int (*co_wait)(Channel *ch, ChannelCondition condition);
+    int (*co_wait)(Channel *ch, ChannelCondition condition) co_fn_ptr;
     void (*watch)(Channel *ch, ChannelCondition condition, bool on);
     bool (*ready)(Channel *ch, ChannelCondition condition);
     /* End writing in order; NULL = nothing to do before shutting down. Called as co_writev. */
-    int (*co_half_close)(Channel *ch);
+    int (*co_half_close)(Channel *ch) co_fn_ptr;
     /* @directions have just been shut down; called once for each, any thread. NULL = nothing to do. */
     void (*shutdown)(Channel *ch, unsigned directions);
     /* That direction has been shut down and nobody is in it any more, nor will be; called at most

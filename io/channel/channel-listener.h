@@ -30,7 +30,7 @@ typedef void ChannelConnectionFn(Channel *ch, void *opaque);
 #define CHANNEL_CONNECTIONS_MAX_DEFAULT 1024
 
 typedef struct ChannelListenerParams {
-    ChannelConnectionFn *connection;
+    ChannelConnectionFn *connection co_fn_ptr;
     void *opaque;
     unsigned connections_max; /* 0 = CHANNEL_CONNECTIONS_MAX_DEFAULT */
 } ChannelListenerParams;

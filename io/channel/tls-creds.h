@@ -27,8 +27,7 @@ typedef enum TlsRole {
  * @dir          a client may pass NULL: it trusts what the system trusts, and shows no certificate
  * @verify_peer  server: require a certificate of the client signed by the CA; client: check the
  *               server's certificate and host name (false: encrypted, but with whom is not known)
- * A server needs its certificate and key, and the CA if it verifies; a client needs the CA, and may
- * have a certificate with its key.
+ * A server needs its certificate and key; a client may have them. Who verifies needs the CA.
  * Errors: -ENOENT, -EACCES, -EINVAL (not parseable, key does not match), -EKEYEXPIRED
  */
 TlsCreds *tls_creds_create_x509(TlsRole role, const char *dir, bool verify_peer, Error *err)

@@ -61,6 +61,75 @@ void pair_pipes(Channel *ends[2])
     ASSERT_TRUE(ends[0] && ends[1]);
 }
 
+static co_fn void handshake_entry(void *opaque)
+{
+    TlsEnd *end = opaque;
+
+    end->ch = channel_tls_co_handshake(end->lower, end->creds, end->hostname, end->deadline_ns,
+                                       &end->err);
+    if (end->ch) {
+        channel_unref(end->lower);
+        end->lower = NULL;
+    }
+    end->done = true;
+}
+
+void tls_end_start(TlsEnd *end)
+{
+    test_spawn(handshake_entry, end);
+}
+
+void tls_handshake(AioContext *ctx, TlsEnd *client, TlsEnd *server)
+{
+    tls_end_start(client);
+    tls_end_start(server);
+    AIO_WAIT_WHILE(ctx, !client->done || !server->done);
+}
+
+static TlsCreds *psk_creds(TlsRole role)
+{
+    char path[] = "/tmp/penstock-psk-XXXXXX";
+    static const char line[] = "user:0123456789abcdef0123456789abcdef\n";
+    Error err = { 0 };
+    int fd = mkstemp(path);
+
+    ASSERT_EQ(write(fd, line, strlen(line)), strlen(line));
+    close(fd);
+    TlsCreds *creds = tls_creds_create_psk(role, path, "user", &err);
+
+    unlink(path);
+    if (!creds) {
+        test_fail_abort(__FILE__, __LINE__, "%s", err.msg);
+    }
+    return creds;
+}
+
+void pair_tls(Channel *ends[2])
+{
+    static TlsCreds *client_creds, *server_creds;
+    Channel *lower[2];
+
+    if (!client_creds) {
+        client_creds = psk_creds(TLS_CLIENT);
+        server_creds = psk_creds(TLS_SERVER);
+    }
+    pair_unix(lower);
+    TlsEnd client = { .lower = lower[0], .creds = client_creds, .deadline_ns = -1 };
+    TlsEnd server = { .lower = lower[1], .creds = server_creds, .deadline_ns = -1 };
+
+    tls_handshake(aio_current(), &client, &server);
+    if (!client.ch || !server.ch) {
+        test_fail_abort(__FILE__, __LINE__, "%s; %s", client.err.msg, server.err.msg);
+    }
+    ends[0] = client.ch;
+    ends[1] = server.ch;
+}
+
+ssize_t pair_cut_off(PairFn *pair_fn)
+{
+    return pair_fn == pair_tls ? -ECONNABORTED : 0;
+}
+
 void test_spawn(CoroutineEntry *entry, void *opaque)
 {
     Coroutine *co = co_create(entry, opaque);

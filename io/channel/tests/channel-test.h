@@ -11,12 +11,31 @@
 #include "io/channel/channel-buffer.h"
 #include "io/channel/channel-int.h"
 #include "io/channel/channel-socket.h"
+#include "io/channel/channel-tls.h"
 
 /* Two connected channels of some kind; the test unrefs both. */
 typedef void PairFn(Channel *ends[2]);
 
 PairFn pair_unix, pair_tcp, pair_buffer, pair_pipes;
-/* For the fixed directions of that kind: what end 0 writes, end 1 reads, and the other way round. */
+/* TLS with a pre-shared key over unix sockets; polls the current context meanwhile. */
+PairFn pair_tls;
+/* What a read gives when the peer has gone without a closing message. */
+ssize_t pair_cut_off(PairFn *pair_fn);
+
+/* The two ends of a TLS connection, each in its handshake as a coroutine. */
+typedef struct TlsEnd {
+    Channel *lower; /* given up once there is a channel over it */
+    TlsCreds *creds;
+    const char *hostname;
+    int64_t deadline_ns;
+    Channel *ch;
+    Error err;
+    bool done;
+} TlsEnd;
+
+void tls_end_start(TlsEnd *end);
+/* Both to their end, whatever that is. */
+void tls_handshake(AioContext *ctx, TlsEnd *client, TlsEnd *server);
 
 void test_spawn(CoroutineEntry *entry, void *opaque);
 /* Stay in the pass until nothing is left to be done without waiting. */
@@ -59,6 +78,10 @@ void op_wait_readable(Op *op);
     TEST(group, sentence##_on_pipes)                                                               \
     {                                                                                              \
         body_##group##_##sentence(pair_pipes);                                                     \
+    }                                                                                              \
+    TEST(group, sentence##_on_tls)                                                                 \
+    {                                                                                              \
+        body_##group##_##sentence(pair_tls);                                                       \
     }                                                                                              \
     static void body_##group##_##sentence(PairFn *pair_fn)
 
