@@ -1,5 +1,5 @@
 /*
- * notify.pml - how a context falls asleep and is woken (io/aio/aio-context.c, aio-uring.c)
+ * notify.pml - how a context falls asleep and is woken (io/aio/aio-context.c and the monitors)
  *
  * Every producer pushes an item onto the list or makes a condition true, and notifies; home() is a
  * thread in AIO_WAIT_WHILE() on the conditions, with passes that take the list. It ends when it has
@@ -8,6 +8,8 @@
  * Checked: no state in which home() sleeps for good (invalid end state); nothing taken is stale and
  * nobody touches the context after its end (assertions); the eventfd is written at most once a
  * sleep; what was published is seen at last, under weak fairness (the ltl below).
+ *
+ * Also checked with EPOLL: the other monitor (aio-epoll.c); without, it is aio-uring.c.
  *
  * Broken on purpose, and how each must fail:
  *   BROKEN_NOTIFY_FIRST       end state  the producer notifies and then publishes
@@ -36,10 +38,15 @@ byte conditions = 0; /* those that are true, likewise */
 byte callers = 0;
 byte eventfd = 0;
 
-/* --- the ring --- */
+/* --- the monitor --- */
+#ifdef EPOLL
+bool wake_event = false; /* in the array that epoll_wait() has filled */
+bool cqe_other = false;  /* something else is ready */
+#else
 bool wake_armed = false; /* as home believes */
 bool read_queued = false;
 bool cqe_wake = false, cqe_other = false;
+#endif
 
 /* --- what the checks look at --- */
 byte taken = 0;     /* items */
@@ -149,6 +156,7 @@ proctype producer(byte me)
     announced = announced | (1 << me)
 }
 
+#ifndef EPOLL
 /* The kernel's half of the read of the eventfd. */
 active proctype kernel()
 {
@@ -157,6 +165,7 @@ end:
     :: atomic { read_queued && eventfd > 0 -> eventfd = 0; read_queued = false; cqe_wake = true }
     od
 }
+#endif
 
 /* All else that ends a sleep: other completions, timers, signals. They stop at some time. */
 active proctype others()
@@ -254,7 +263,34 @@ inline sleep_end()
 #endif
 }
 
-inline uring_enter()
+#ifdef EPOLL
+inline look()
+{
+    atomic { eventfd > 0 || cqe_other -> wake_event = eventfd > 0 }
+}
+
+inline monitor_enter()
+{
+    look()
+}
+
+inline monitor_reap()
+{
+    atomic {
+        cqe_other = false;
+        if
+        :: wake_event -> assert(eventfd > 0); eventfd = 0; wake_event = false
+        :: else
+        fi
+    }
+}
+#else
+inline look()
+{
+    cqe_wake || cqe_other
+}
+
+inline monitor_enter()
 {
     if
     :: !wake_armed -> atomic { wake_armed = true; read_queued = true }
@@ -263,11 +299,11 @@ inline uring_enter()
     fi;
     if
     :: !wake_armed
-    :: wake_armed -> cqe_wake || cqe_other
+    :: wake_armed -> look()
     fi
 }
 
-inline uring_reap()
+inline monitor_reap()
 {
     atomic {
         cqe_other = false;
@@ -282,6 +318,8 @@ inline uring_reap()
     }
 }
 
+#endif
+
 inline aio_poll()
 {
     wait = true;
@@ -289,9 +327,9 @@ inline aio_poll()
     incoming_run();
     if
     :: wait && !progress ->
-        /* uring_has_work() sees a completion, the polling window sees a notification; or neither */
+        /* has_work() sees something, the polling window sees a notification; or neither */
         if
-        :: cqe_wake || cqe_other -> wait = false
+        :: look(); wait = false
         :: atomic { wake_state == NOTIFIED -> last_seen = NOTIFIED }; wait = false; incoming_run()
         :: true
         fi
@@ -301,13 +339,13 @@ inline aio_poll()
     :: wait && !progress ->
         sleep_begin();
         if
-        :: asleep -> uring_enter(); sleep_end()
+        :: asleep -> monitor_enter(); sleep_end()
         :: else
         fi;
         incoming_run()
     :: else
     fi;
-    uring_reap();
+    monitor_reap();
     /* what is dead must not tell states apart */
     atomic { loaded = AWAKE; wait = false; progress = false; asleep = false }
 }
