@@ -290,7 +290,7 @@ static void workers_finish(Env *env, _Atomic bool *stop)
     }
 }
 
-static void torture(const MemConfig *config, uint64_t seed)
+static main_fn void torture(const MemConfig *config, uint64_t seed)
 {
     IOThread *threads[NB_THREADS];
     _Atomic bool stop = false;
