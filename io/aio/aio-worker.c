@@ -106,6 +106,7 @@ static void *worker_thread(void *opaque)
     AioJob *job;
 
     thread_set_name("worker");
+    thread_use_main_cpus(); /* whoever had us started */
     pthread_mutex_lock(&pool.lock);
     while (pool.workers <= pool.max_workers && (job = worker_next_job())) {
         pthread_mutex_unlock(&pool.lock);

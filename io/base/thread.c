@@ -4,6 +4,7 @@
 #include "io/base/thread.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -17,6 +18,15 @@ bool thread_is_main(void)
 void assert_main(void)
 {
     assert(thread_is_main());
+}
+
+void thread_use_main_cpus(void)
+{
+    cpu_set_t cpus;
+
+    if (sched_getaffinity(getpid(), sizeof(cpus), &cpus) == 0) {
+        (void)sched_setaffinity(0, sizeof(cpus), &cpus); /* nothing depends on it */
+    }
 }
 
 void thread_set_name(const char *fmt, ...)

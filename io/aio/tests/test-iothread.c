@@ -5,8 +5,10 @@
 #include <pthread.h>
 #include <sys/syscall.h>
 
+#include "io/aio/aio-worker.h"
 #include "io/aio/iothread.h"
 #include "io/aio/tests/aio-test.h"
+#include "io/base/thread.h"
 
 static main_fn IOThread *test_iothread(const char *id)
 {
@@ -184,6 +186,185 @@ TEST(iothread, coroutine_runs_in_it_to_its_end)
     EXPECT_TRUE(seen.ctx == iothread_context(iot));
     EXPECT_EQ(seen.calls, 3);
     iothread_unref(iot);
+}
+
+/* --- CPUs --- */
+
+/* What this process may use; a test that needs more of them is skipped. */
+static void allowed_cpus(cpu_set_t *ret_cpus, int nb_needed)
+{
+    ASSERT_EQ(sched_getaffinity(0, sizeof(*ret_cpus), ret_cpus), 0);
+    if (CPU_COUNT(ret_cpus) < nb_needed) {
+        TEST_SKIP("needs %d CPUs", nb_needed);
+    }
+}
+
+static int nth_cpu(const cpu_set_t *cpus, int n)
+{
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (CPU_ISSET(cpu, cpus) && n-- == 0) {
+            return cpu;
+        }
+    }
+    return -1;
+}
+
+static void affinity_cb(void *opaque)
+{
+    ASSERT_EQ(sched_getaffinity(0, sizeof(cpu_set_t), opaque), 0);
+}
+
+TEST(iothread, runs_on_the_cpus_it_was_given_and_nowhere_else)
+{
+    cpu_set_t allowed, wanted, seen;
+    IOThreadInfo info;
+    Error err = { 0 };
+
+    allowed_cpus(&allowed, 2);
+    CPU_ZERO(&wanted);
+    CPU_SET(nth_cpu(&allowed, 1), &wanted);
+    IOThread *iot = iothread_create_on("pinned", NULL, &wanted, &err);
+
+    ASSERT_TRUE(iot != NULL);
+    aio_run_sync(iothread_context(iot), affinity_cb, &seen);
+    EXPECT_TRUE(CPU_EQUAL(&seen, &wanted));
+    iothread_query(iot, &info);
+    EXPECT_TRUE(CPU_EQUAL(&info.cpus, &wanted));
+    iothread_unref(iot);
+    affinity_cb(&seen); /* we ourselves stay where we were */
+    EXPECT_TRUE(CPU_EQUAL(&seen, &allowed));
+}
+
+TEST(iothread, cpu_that_is_not_allowed_is_named_and_nothing_is_left)
+{
+    cpu_set_t allowed, wanted;
+    Error err = { 0 };
+    int first_free = dup(0);
+
+    close(first_free);
+    allowed_cpus(&allowed, 1);
+    if (CPU_ISSET(CPU_SETSIZE - 1, &allowed)) {
+        TEST_SKIP("CPU %d exists", CPU_SETSIZE - 1);
+    }
+    CPU_ZERO(&wanted);
+    CPU_SET(CPU_SETSIZE - 1, &wanted);
+    EXPECT_TRUE(iothread_create_on("none", NULL, &wanted, &err) == NULL);
+    EXPECT_EQ(err.code, -EINVAL);
+    EXPECT_TRUE(strstr(err.msg, "'none': CPU 1023 is") != NULL);
+    CPU_SET(nth_cpu(&allowed, 0), &wanted); /* the kernel takes this set, and leaves one out */
+    EXPECT_TRUE(iothread_create_on("some", NULL, &wanted, &err) == NULL);
+    EXPECT_EQ(err.code, -EINVAL);
+    EXPECT_TRUE(strstr(err.msg, "'some': CPU 1023 is") != NULL);
+    EXPECT_EQ(iothreads_alive(), 0);
+    int fd = dup(0);
+
+    EXPECT_EQ(fd, first_free);
+    close(fd);
+}
+
+static int affinity_blocking(void *opaque)
+{
+    affinity_cb(opaque);
+    return 0;
+}
+
+static void blocking_entry(void *opaque)
+{
+    assert_in_coroutine();
+    EXPECT_EQ(aio_co_run_blocking(affinity_blocking, opaque), 0);
+}
+
+TEST(iothread, workers_that_a_bound_thread_starts_are_not_bound)
+{
+    cpu_set_t allowed, wanted, seen;
+    Error err = { 0 };
+
+    allowed_cpus(&allowed, 2);
+    CPU_ZERO(&wanted);
+    CPU_SET(nth_cpu(&allowed, 1), &wanted);
+    IOThread *iot = iothread_create_on("pinned", NULL, &wanted, &err);
+
+    ASSERT_TRUE(iot != NULL);
+    aio_co_run_sync(iothread_context(iot), blocking_entry, &seen);
+    EXPECT_TRUE(CPU_EQUAL(&seen, &allowed));
+    iothread_unref(iot);
+}
+
+/* --- query --- */
+
+static void poll_max_cb(void *opaque)
+{
+    *(int64_t *)opaque = aio_current()->poll.max_ns;
+}
+
+TEST(iothread, query_tells_names_cpus_polling_and_counters)
+{
+    AioParams params = { .poll_max_ns = 5000, .poll_grow = 3, .ring_entries = 16 };
+    IOThreadInfo info;
+    Error err = { 0 };
+    cpu_set_t allowed;
+    Seen seen = { 0 };
+    IOThread *iot = iothread_create("a-rather-long-name", &params, &err);
+
+    ASSERT_TRUE(iot != NULL);
+    aio_run_sync(iothread_context(iot), look_around, &seen);
+    iothread_query(iot, &info);
+    EXPECT_STREQ(info.id, "a-rather-long-name");
+    EXPECT_STREQ(info.name, seen.name);
+    EXPECT_EQ(info.tid, seen.tid);
+    EXPECT_EQ(info.params.poll_max_ns, 5000);
+    EXPECT_EQ(info.params.poll_grow, 3);
+    EXPECT_EQ(info.params.ring_entries, 16);
+    EXPECT_GE(info.stats.bhs, 1);
+    allowed_cpus(&allowed, 1);
+    EXPECT_TRUE(CPU_EQUAL(&info.cpus, &allowed)); /* inherited */
+    iothread_unref(iot);
+}
+
+TEST(iothread, polling_is_set_while_it_runs)
+{
+    AioParams params = { .poll_max_ns = 7000, .poll_grow = 4, .poll_shrink = 5, .poll_weight = 6 };
+    IOThread *iot = test_iothread("poll");
+    IOThreadInfo info;
+    int64_t max_ns = -1;
+
+    aio_run_sync(iothread_context(iot), poll_max_cb, &max_ns);
+    EXPECT_EQ(max_ns, 0);
+    iothread_set_polling(iot, &params);
+    aio_run_sync(iothread_context(iot), poll_max_cb, &max_ns);
+    EXPECT_EQ(max_ns, 7000);
+    iothread_query(iot, &info);
+    EXPECT_EQ(info.params.poll_max_ns, 7000);
+    EXPECT_EQ(info.params.poll_grow, 4);
+    EXPECT_EQ(info.params.poll_shrink, 5);
+    EXPECT_EQ(info.params.poll_weight, 6);
+    params.poll_max_ns = 0;
+    iothread_set_polling(iot, &params); /* and stopped before it may have looked */
+    iothread_unref(iot);
+}
+
+/* --- the main thread --- */
+
+static void *not_the_main_thread(void *opaque)
+{
+    EXPECT_FALSE(thread_is_main());
+    assert_main();
+    return NULL;
+}
+
+static void assert_elsewhere(void *opaque)
+{
+    pthread_t thread;
+
+    assert_main();
+    ASSERT_EQ(pthread_create(&thread, NULL, not_the_main_thread, NULL), 0);
+    pthread_join(thread, NULL);
+}
+
+TEST(iothread, main_thread_is_told_from_others)
+{
+    EXPECT_TRUE(thread_is_main());
+    EXPECT_DEATH(assert_elsewhere, NULL, SIGABRT, "thread_is_main()");
 }
 
 TEST_MAIN()
