@@ -23,7 +23,7 @@ static void say_status(int status)
     }
 }
 
-static int run_machine(Machine *machine, const MachineConfig *config)
+static main_fn int run_machine(Machine *machine, const MachineConfig *config)
 {
     Error err;
     int status = machine_run(machine, &err);

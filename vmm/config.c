@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "io/aio/aio-worker.h"
+#include "io/base/cpu-list.h"
 #include "vmm/vcpu.h"
 
 #define RAM_DEFAULT_BYTES (512ull << 20)
@@ -30,9 +31,10 @@ const char config_run_help[] =
     "  --memory SIZE[,hugepages=on][,prealloc=on]\n"
     "                        guest RAM with K, M, G or T (default 512M)\n"
     "  --iothread id=ID[,poll-max-ns=N][,poll-grow=N][,poll-shrink=N]\n"
-    "            [,poll-weight=N][,monitor=auto|io_uring|epoll]\n"
+    "            [,poll-weight=N][,monitor=auto|io_uring|epoll][,cpu-affinity=CPUS]\n"
     "                        a thread for disk queues; polls up to 32768 ns before it sleeps;\n"
-    "                        without io_uring, files are read and written by worker threads\n"
+    "                        without io_uring, files are read and written by worker threads;\n"
+    "                        it runs on the host's CPUS only, as in 0-3:8\n"
     "  --disk path=FILE|driver=null,size=SIZE[,...]\n"
     "      id=ID             name in messages and thread names (default d0, d1, ...)\n"
     "      queues=N          virtqueues, 1 to 64 (default: one a vCPU)\n"
@@ -188,6 +190,14 @@ static int take_monitor(Opts *opts, AioParams *params, Error *err)
     return ret;
 }
 
+static int take_affinity(Opts *opts, IOThreadConfig *iothread, Error *err)
+{
+    const char *list = opts_get(opts, "cpu-affinity");
+
+    iothread->pinned = list;
+    return list ? cpu_list_parse("--iothread: cpu-affinity", list, &iothread->cpus, err) : 0;
+}
+
 static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *opts, Error *err)
 {
     const char *id = opts_get(opts, "id");
@@ -205,6 +215,7 @@ static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *
     iothread->params = (AioParams)AIO_PARAMS_POLLING;
     if ((ret = take_polling(opts, &iothread->params, err)) < 0 ||
         (ret = take_monitor(opts, &iothread->params, err)) < 0 ||
+        (ret = take_affinity(opts, iothread, err)) < 0 ||
         (ret = opts_check_all_used(opts, err)) < 0) {
         return ret;
     }

@@ -8,6 +8,8 @@
 #ifndef VMM_CONFIG_H
 #define VMM_CONFIG_H
 
+#include <sched.h>
+
 #include "io/aio/aio.h"
 #include "io/base/log.h"
 #include "io/base/opts.h"
@@ -20,6 +22,8 @@
 typedef struct IOThreadConfig {
     char *id;
     AioParams params;
+    bool pinned;    /* to these CPUs, that is; else it runs where penstock may */
+    cpu_set_t cpus;
 } IOThreadConfig;
 
 typedef struct DiskConfig {

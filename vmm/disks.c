@@ -15,11 +15,13 @@ static main_fn int create_iothreads(Machine *machine, Error *err)
     const MachineConfig *config = machine->config;
 
     for (unsigned i = 0; i < config->nb_iothreads; i++) {
+        const IOThreadConfig *wanted = &config->iothreads[i];
         IOThread *iothread =
-            iothread_create(config->iothreads[i].id, &config->iothreads[i].params, err);
+            wanted->pinned ? iothread_create_on(wanted->id, &wanted->params, &wanted->cpus, err)
+                           : iothread_create(wanted->id, &wanted->params, err);
 
         if (!iothread) {
-            error_prefix(err, "--iothread %s: ", config->iothreads[i].id);
+            error_prefix(err, "--iothread %s: ", wanted->id);
             return -EIO;
         }
         machine->iothreads[machine->nb_iothreads++] = iothread;

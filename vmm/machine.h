@@ -39,7 +39,8 @@ int machine_run(Machine *machine, Error *err) NONNULL(1);
 const char *machine_report(Machine *machine) NONNULL(1);
 
 /* Counters as JSON. */
-int machine_write_stats(Machine *machine, const char *path, Error *err) NONNULL(1, 2) WARN_UNUSED;
+main_fn int machine_write_stats(Machine *machine, const char *path, Error *err) NONNULL(1, 2)
+    WARN_UNUSED;
 
 /* Returns 0, or -errno when a disk's last flush failed: what the guest wrote may be lost. */
 main_fn int machine_destroy(Machine *machine, Error *err);

@@ -8,30 +8,49 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "io/base/cpu-list.h"
 #include "vmm/machine-int.h"
 
-static void write_context(FILE *f, const AioContext *ctx, bool first)
+static void write_counters(FILE *f, const AioContext *ctx, const AioStats *s)
 {
-    AioStats s;
-
-    aio_context_stats(ctx, &s);
     fprintf(f,
-            "%s\n    {\"name\": \"%s\", \"monitor\": \"%s\", \"passes\": %" PRIu64
-            ", \"enters\": %" PRIu64
+            "\"name\": \"%s\", \"monitor\": \"%s\", \"passes\": %" PRIu64 ", \"enters\": %" PRIu64
             ", \"sqes\": %" PRIu64 ", \"requests\": %" PRIu64 ", \"notifies\": %" PRIu64
             ", \"bhs\": %" PRIu64 ", \"polls\": %" PRIu64 ", \"polls_paid\": %" PRIu64
-            ", \"poll_ns\": %" PRId64 "}",
-            first ? "" : ",", aio_context_name(ctx), aio_context_monitor(ctx), s.passes, s.enters, s.sqes, s.requests,
-            s.notifies, s.bhs, s.polls, s.polls_paid, s.poll_ns);
+            ", \"poll_ns\": %" PRId64,
+            aio_context_name(ctx), aio_context_monitor(ctx), s->passes, s->enters, s->sqes,
+            s->requests, s->notifies, s->bhs, s->polls, s->polls_paid, s->poll_ns);
+}
+
+static void write_main(FILE *f, const AioContext *ctx)
+{
+    AioStats stats;
+
+    aio_context_stats(ctx, &stats);
+    fprintf(f, "\n    {");
+    write_counters(f, ctx, &stats);
+    fprintf(f, "}");
+}
+
+static main_fn void write_iothread(FILE *f, const IOThread *iothread, bool first)
+{
+    char cpus[CPU_LIST_BYTES];
+    IOThreadInfo info;
+
+    iothread_query(iothread, &info);
+    fprintf(f, "%s\n    {\"tid\": %d, \"cpus\": \"%s\", ", first ? "" : ",", (int)info.tid,
+            cpu_list_format(&info.cpus, cpus, sizeof(cpus)));
+    write_counters(f, iothread_context(iothread), &info.stats);
+    fprintf(f, "}");
 }
 
 /* Named threads, then those that a queue has for itself. */
-static void write_iothreads(FILE *f, const Machine *machine)
+static main_fn void write_iothreads(FILE *f, const Machine *machine)
 {
     bool first = true;
 
     for (unsigned i = 0; i < machine->nb_iothreads; i++) {
-        write_context(f, iothread_context(machine->iothreads[i]), first);
+        write_iothread(f, machine->iothreads[i], first);
         first = false;
     }
     for (unsigned d = 0; d < machine->nb_disks; d++) {
@@ -41,7 +60,7 @@ static void write_iothreads(FILE *f, const Machine *machine)
             continue;
         }
         for (unsigned q = 0; q < disk->nb_iothreads; q++) {
-            write_context(f, iothread_context(disk->iothreads[q]), first);
+            write_iothread(f, disk->iothreads[q], first);
             first = false;
         }
     }
@@ -84,7 +103,7 @@ int machine_write_stats(Machine *machine, const char *path, Error *err)
         return error_set(err, ret, "--stats %s: %s", path, error_strerror(ret));
     }
     fprintf(f, "{\"run_ns\": %" PRId64 ",\n \"main\":[", aio_now_ns() - machine->started_ns);
-    write_context(f, machine->main, true);
+    write_main(f, machine->main);
     fprintf(f, "],\n \"iothreads\": [");
     write_iothreads(f, machine);
     fprintf(f, "],\n \"disks\": [");

@@ -34,7 +34,8 @@ static Line *parse(const char *text)
 TEST(config, whole_line_is_taken)
 {
     Line *l = parse("--kernel k --initrd i --append quiet --cpus 4 --memory 1G,prealloc=on "
-                    "--iothread id=a,poll-max-ns=0 --iothread b,monitor=epoll --workers 9 "
+                    "--iothread id=a,poll-max-ns=0 --workers 9 "
+                    "--iothread b,monitor=epoll,cpu-affinity=0-2:5 "
                     "--disk x.img,queues=4,iothreads=a:b,serial=s,queue-size=64 --no-reboot");
 
     ASSERT_EQ(l->ret, 0);
@@ -50,6 +51,10 @@ TEST(config, whole_line_is_taken)
     EXPECT_EQ(l->config.iothreads[1].params.poll_max_ns, AIO_POLL_MAX_NS_DEFAULT);
     EXPECT_EQ(l->config.iothreads[0].params.monitor, AIO_MONITOR_AUTO);
     EXPECT_EQ(l->config.iothreads[1].params.monitor, AIO_MONITOR_EPOLL);
+    EXPECT_FALSE(l->config.iothreads[0].pinned);
+    EXPECT_TRUE(l->config.iothreads[1].pinned);
+    EXPECT_EQ(CPU_COUNT(&l->config.iothreads[1].cpus), 4);
+    EXPECT_TRUE(CPU_ISSET(5, &l->config.iothreads[1].cpus));
     EXPECT_EQ(l->config.max_workers, 9);
     ASSERT_EQ(l->config.nb_disks, 1);
     EXPECT_STREQ(l->config.disks[0].id, "d0");
@@ -83,6 +88,7 @@ static const struct {
     { "--kernel k --iothread id=a/b", "a/b" },
     { "--kernel k --iothread id=a,poll=1", "poll" },
     { "--kernel k --iothread id=a,monitor=kqueue", "kqueue" },
+    { "--kernel k --iothread id=a,cpu-affinity=0:3-1", "'3-1'" },
     { "--kernel k --workers 0", "--workers" },
     { "--kernel k --workers 5 --workers 5", "twice" },
     { "--kernel k --disk p,queues=0", "queues" },
