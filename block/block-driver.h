@@ -212,5 +212,6 @@ co_fn int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uin
 
 extern const BlockDriver bdrv_file;
 extern const BlockDriver bdrv_null;
+extern const BlockDriver bdrv_throttle;
 
 #endif
