@@ -567,11 +567,24 @@ static co_fn int flush(TlsChannel *tls)
     return ret;
 }
 
+/* With pre-shared keys the library only says that what was calculated from them does not fit. */
+static bool key_was_wrong(const TlsChannel *tls, int code)
+{
+    return !tls->creds->x509 &&
+           (code == GNUTLS_E_RECEIVED_ILLEGAL_PARAMETER || code == GNUTLS_E_DECRYPTION_FAILED ||
+            (code == GNUTLS_E_FATAL_ALERT_RECEIVED &&
+             (gnutls_alert_get(tls->session) == GNUTLS_A_ILLEGAL_PARAMETER ||
+              gnutls_alert_get(tls->session) == GNUTLS_A_BAD_RECORD_MAC)));
+}
+
 static int handshake_error(TlsChannel *tls, int code, Error *err)
 {
     gnutls_datum_t text;
     int ret = tls_errno(tls->session, code);
 
+    if (key_was_wrong(tls, code)) {
+        return error_set(err, -EACCES, "the user's name or key is not the same on both sides");
+    }
     if (code == GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR &&
         gnutls_certificate_verification_status_print(
             gnutls_session_get_verify_cert_status(tls->session), GNUTLS_CRT_X509, &text, 0) == 0) {

@@ -226,14 +226,17 @@ TlsCreds *tls_creds_create_x509(TlsRole role, const char *dir, bool verify_peer,
 
 /* --- pre-shared keys --- */
 
-/* The library asks for the key of @username; it frees key->data. */
+/*
+ * The library asks for the key of @username; it frees key->data. 1 says that there is no such user:
+ * it goes on with a key of its own, so that the peer does not learn which of the two was wrong.
+ */
 static int psk_server_cb(gnutls_session_t session, const char *username, gnutls_datum_t *key)
 {
     const TlsCreds *creds = gnutls_session_get_ptr(session);
     const PskKey *found = username ? psk_file_find(&creds->psk, username) : NULL;
 
     if (!found) {
-        return -1;
+        return 1;
     }
     key->data = gnutls_malloc(found->len_bytes);
     if (!key->data) {
