@@ -101,28 +101,28 @@ typedef struct BlockDriver {
     /* 0 or -errno, never short: the driver itself continues short transfers; a read past the end
      * of a file that shrank gives zeroes. */
     int (*co_preadv)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                     const struct iovec *iov, int niov, BlkFlags flags);
+                     const struct iovec *iov, int niov, BlkFlags flags) co_fn_ptr;
     int (*co_pwritev)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                      const struct iovec *iov, int niov, BlkFlags flags);
+                      const struct iovec *iov, int niov, BlkFlags flags) co_fn_ptr;
     /* Everything completed before the call is on stable storage. NULL = nothing to flush. */
-    int (*co_flush)(BlockNode *node);
+    int (*co_flush)(BlockNode *node) co_fn_ptr;
     /* Advice; contents undefined afterwards. NULL or -EOPNOTSUPP: ignored. */
-    int (*co_pdiscard)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes);
+    int (*co_pdiscard)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes) co_fn_ptr;
     /* Reads zeroes afterwards. NULL or -EOPNOTSUPP: block-io.c writes zeroes. @flags: BLK_MAY_UNMAP
      * at most; for BLK_FUA a flush follows. */
     int (*co_pwrite_zeroes)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                            BlkFlags flags);
+                            BlkFlags flags) co_fn_ptr;
     /* BlkStatus of the bytes at @offset_bytes; *ret_len_bytes, 1 .. @len_bytes, for how many it
      * holds. No alignment is promised. NULL = all is data. */
     int (*co_block_status)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                           uint64_t *ret_len_bytes);
+                           uint64_t *ret_len_bytes) co_fn_ptr;
 
     /* --- the length; coroutine in the main thread, the node is drained --- */
 
     /* Make it @length_bytes, a multiple of 512; what is new reads as zeroes. NULL = cannot. */
-    int (*co_truncate)(BlockNode *node, uint64_t length_bytes, Error *err);
+    int (*co_truncate)(BlockNode *node, uint64_t length_bytes, Error *err) co_fn_ptr;
     /* What it is now, when somebody else may have changed it. NULL = nobody can. */
-    int (*co_get_length)(BlockNode *node, uint64_t *ret_length_bytes);
+    int (*co_get_length)(BlockNode *node, uint64_t *ret_length_bytes) co_fn_ptr;
 } BlockDriver;
 
 struct BlockNode {

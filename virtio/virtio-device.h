@@ -43,7 +43,8 @@ typedef struct VirtioDeviceOps {
     void (*set_features)(VirtioDevice *vdev, uint64_t features);
     void (*config_read)(VirtioDevice *vdev, void *ret_config); /* config_bytes */
     /* One driver write, within config_bytes. */
-    void (*co_config_write)(VirtioDevice *vdev, size_t offset, const void *data, size_t len_bytes);
+    void (*co_config_write)(VirtioDevice *vdev, size_t offset, const void *data,
+                            size_t len_bytes) co_fn_ptr;
     /* Handle what is available on @vq; home context of the queue. Bounded work a call. */
     void (*handle_queue)(VirtioDevice *vdev, VirtQueue *vq);
     /* All queues are stopped; forget what was negotiated. NULL = nothing. */

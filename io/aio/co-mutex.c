@@ -36,6 +36,8 @@
  * A waiter may be woken before it has reached its co_yield(). From another thread aio_co_wake()
  * schedules it in its home, which is the thread it is still running in; from the same thread it
  * cannot come so early.
+ *
+ * io/models/co-mutex.pml is this as a model.
  */
 #include "io/aio/co-mutex.h"
 
