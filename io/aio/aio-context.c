@@ -88,6 +88,17 @@ static void context_unpublish(AioContext *ctx)
     pthread_mutex_unlock(&contexts_lock);
 }
 
+void context_notify_all(void)
+{
+    pthread_mutex_lock(&contexts_lock);
+    for (unsigned i = 0; i < AIO_CONTEXTS_MAX; i++) {
+        if (contexts[i]) {
+            aio_notify(contexts[i]);
+        }
+    }
+    pthread_mutex_unlock(&contexts_lock);
+}
+
 void context_bh_everywhere(AioCallback *cb)
 {
     pthread_mutex_lock(&contexts_lock);
@@ -145,7 +156,6 @@ void aio_context_destroy(AioContext *ctx)
         return;
     }
     assert(ctx->depth == 0);
-    assert(ctx->nb_timers == 0);
     assert(!ctx->defer_head);
     context_unpublish(ctx);
     /* Others may be between having published what we saw and the end of their aio_notify(). */
@@ -162,7 +172,7 @@ void aio_context_destroy(AioContext *ctx)
     bh_finish(ctx);
     handler_finish(ctx);
     close(ctx->wake_fd);
-    free(ctx->timer_heap);
+    timer_finish(ctx);
     free(ctx);
 }
 

@@ -266,6 +266,15 @@ typedef struct AioCounters {
     _Atomic int64_t poll_ns;
 } AioCounters;
 
+/* --- timers (aio-timer.c) --- */
+
+typedef struct AioTimerHeap {
+    struct AioTimerHeap *next;
+    const AioClock *clock; /* NULL = the real one; may be gone when there is no timer */
+    AioTimer **heap;
+    unsigned nb_timers, capacity;
+} AioTimerHeap;
+
 /* --- the context --- */
 
 struct AioContext {
@@ -286,8 +295,8 @@ struct AioContext {
     AioBh *bh_ready_head, **bh_ready_tail;
     AioPoll poll;
     AioDefer *defer_head, **defer_tail;
-    AioTimer **timer_heap;
-    unsigned nb_timers, timer_capacity;
+    AioTimerHeap timers; /* on the real clock; then those on others */
+    unsigned nb_timers;  /* armed, on all clocks */
     AioHandler **handlers; /* by fd */
     unsigned nb_handlers;  /* size of that table */
     List dead_handlers;
@@ -333,13 +342,18 @@ bool co_run(AioContext *ctx);
 
 /* --- timers (aio-timer.c) --- */
 
-/* timer_next_ns - the first deadline, -1 when no timer is armed */
+int64_t timer_next_on_clocks_ns(const AioContext *ctx);
+/* timer_next_ns - when the first one is due on the real clock, -1 when none will be */
 static inline int64_t timer_next_ns(const AioContext *ctx)
 {
-    return ctx->nb_timers ? ctx->timer_heap[0]->deadline_ns : -1;
+    if (unlikely(ctx->timers.next)) {
+        return timer_next_on_clocks_ns(ctx);
+    }
+    return ctx->nb_timers ? ctx->timers.heap[0]->deadline_ns : -1;
 }
 /* timer_run - call what is due; true when anything was */
 bool timer_run(AioContext *ctx);
+void timer_finish(AioContext *ctx);
 
 /* --- handlers (aio-handler.c) --- */
 
@@ -353,6 +367,8 @@ void handler_finish(AioContext *ctx);
 
 /* context_notified - aio_notify() was called and not yet looked at; one load */
 bool context_notified(const AioContext *ctx);
+/* context_notify_all - aio_notify() each live context */
+void context_notify_all(void);
 /* context_bh_everywhere - schedule cb(context) once in the home of each live context */
 void context_bh_everywhere(AioCallback *cb);
 

@@ -129,7 +129,8 @@ typedef struct AioBh AioBh;
 /* aio_bh_create - a reusable bottom half. Any thread. Never fails (aborts when out of memory). */
 AioBh *aio_bh_create(AioContext *ctx, AioCallback *cb, void *opaque) NONNULL(1, 2);
 /* aio_bh_schedule - run it in the home thread in the next pass; idempotent until it has begun to
- * run. Wait-free; any thread, signal handler. What the caller wrote before is visible to it. */
+ * run. Lock-free (a push that another overtakes is tried again), no system call unless the home
+ * thread sleeps; any thread, signal handler. What the caller wrote before is visible to it. */
 void aio_bh_schedule(AioBh *bh) NONNULL(1);
 /* aio_bh_cancel - it will not run unless scheduled again. Home. */
 void aio_bh_cancel(AioBh *bh) NONNULL(1);
@@ -165,20 +166,43 @@ void aio_defer(AioContext *ctx, AioDefer *defer) NONNULL(1, 2);
 /* aio_defer_flush - run all queued calls now (before the home of their owner changes) */
 void aio_defer_flush(AioContext *ctx) NONNULL(1);
 
-/* --- timers (CLOCK_MONOTONIC) --- */
+/* --- clocks and timers --- */
+
+/* aio_now_ns - the real clock, CLOCK_MONOTONIC. Any thread. */
+int64_t aio_now_ns(void);
+
+/*
+ * AioClock - a clock that can be stopped, such as that of a guest, and stepped by hand, as in tests
+ * Set by one thread at a time; read in any. It must outlive the timers that are armed on it. A
+ * timer whose time has come is due though the clock has been stopped since.
+ */
+typedef struct AioClock {
+    _Atomic int64_t word; /* aio-timer.c */
+} AioClock;
+
+/* aio_clock_init - stopped at 0 */
+void aio_clock_init(AioClock *clock) NONNULL(1);
+void aio_clock_start(AioClock *clock) NONNULL(1);
+void aio_clock_stop(AioClock *clock) NONNULL(1);
+/* aio_clock_step - move it on by that much at once, running or not */
+void aio_clock_step(AioClock *clock, int64_t step_ns) NONNULL(1);
+int64_t aio_clock_now_ns(const AioClock *clock) NONNULL(1);
 
 typedef struct AioTimer {
     AioContext *ctx;
+    const AioClock *clock; /* NULL = the real one */
     AioCallback *cb;
     void *opaque;
     int64_t deadline_ns; /* valid while armed */
     unsigned heap_index; /* position + 1 in the context's heap, 0 = not armed */
 } AioTimer;
 
-int64_t aio_now_ns(void);
+/* aio_timer_init - a timer on the real clock */
 void aio_timer_init(AioTimer *timer, AioContext *ctx, AioCallback *cb, void *opaque)
     NONNULL(1, 2, 3);
-/* aio_timer_arm - call cb once at @deadline_ns (absolute); re-arming moves it. Home. */
+void aio_timer_init_on(AioTimer *timer, AioContext *ctx, const AioClock *clock, AioCallback *cb,
+                       void *opaque) NONNULL(1, 2, 3, 4);
+/* aio_timer_arm - call cb once at @deadline_ns of its clock; re-arming moves it. Home. */
 void aio_timer_arm(AioTimer *timer, int64_t deadline_ns) NONNULL(1);
 void aio_timer_disarm(AioTimer *timer) NONNULL(1);
 
@@ -227,7 +251,7 @@ void aio_set_event_notifier(AioContext *ctx, EventNotifier *en, const AioHandler
  * thread, scheduled there. Any thread. */
 void aio_co_wake(Coroutine *co) NONNULL(1);
 /* aio_co_schedule - start or move a coroutine that is not running: it goes on in @ctx. Any thread;
- * wait-free. The coroutine must have yielded or be just about to, by its own doing. */
+ * lock-free. The coroutine must have yielded or be just about to, by its own doing. */
 void aio_co_schedule(AioContext *ctx, Coroutine *co) NONNULL(1, 2);
 /* aio_co_enter - run @co now if the caller is in @ctx, else schedule it there. Any thread. */
 void aio_co_enter(AioContext *ctx, Coroutine *co) NONNULL(1, 2);

@@ -1,6 +1,7 @@
 /*
  * test-aio-timer.c - timers: order, moving, disarming, and that a sleep ends for them
  */
+#include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
 
@@ -84,8 +85,8 @@ TEST(aio_timer, thousand_fire_in_order_after_moves_and_disarms)
             aio_timer_disarm(&shot->timer);
         }
         for (unsigned k = 1; k < ctx->nb_timers; k++) { /* the heap's own invariants */
-            ASSERT_EQ(ctx->timer_heap[k]->heap_index, k + 1);
-            ASSERT_LE(ctx->timer_heap[(k - 1) / 2]->deadline_ns, ctx->timer_heap[k]->deadline_ns);
+            ASSERT_EQ(ctx->timers.heap[k]->heap_index, k + 1);
+            ASSERT_LE(ctx->timers.heap[(k - 1) / 2]->deadline_ns, ctx->timers.heap[k]->deadline_ns);
         }
         if (i > MANY) {
             i += 20; /* checking all of it is slow */
@@ -201,6 +202,148 @@ TEST(aio_timer, due_one_is_not_starved_by_a_bottom_half_that_always_runs)
     while (!shot.calls) {
         aio_notify(ctx); /* as a bottom half that schedules itself does */
         aio_poll(ctx, true);
+    }
+    aio_context_destroy(ctx);
+}
+
+/* --- clocks --- */
+
+typedef struct Ring {
+    AioTimer timer;
+    AioClock *clock;
+    int calls;
+    int64_t rung_ns;
+} Ring;
+
+static void ring_cb(void *opaque)
+{
+    Ring *ring = opaque;
+
+    ring->calls++;
+    ring->rung_ns = aio_clock_now_ns(ring->clock);
+}
+
+static void ring_init(Ring *ring, AioContext *ctx, AioClock *clock)
+{
+    *ring = (Ring){ .clock = clock };
+    aio_timer_init_on(&ring->timer, ctx, clock, ring_cb, ring);
+}
+
+TEST(aio_timer, clock_stands_until_it_is_started_or_stepped)
+{
+    AioClock clock;
+
+    aio_clock_init(&clock);
+    EXPECT_EQ(aio_clock_now_ns(&clock), 0);
+    aio_clock_step(&clock, 5);
+    EXPECT_EQ(aio_clock_now_ns(&clock), 5);
+    aio_clock_stop(&clock); /* it stands already */
+    EXPECT_EQ(aio_clock_now_ns(&clock), 5);
+
+    int64_t before_ns = aio_now_ns();
+
+    aio_clock_start(&clock);
+    aio_clock_start(&clock);
+    aio_clock_step(&clock, 3600 * 1000 * MS);
+    int64_t now_ns = aio_clock_now_ns(&clock);
+
+    EXPECT_GE(now_ns, 3600 * 1000 * MS + 5);
+    EXPECT_LE(now_ns, 3600 * 1000 * MS + 5 + aio_now_ns() - before_ns);
+    EXPECT_LE(now_ns, aio_clock_now_ns(&clock));
+    aio_clock_stop(&clock);
+    now_ns = aio_clock_now_ns(&clock);
+    EXPECT_EQ(aio_clock_now_ns(&clock), now_ns);
+}
+
+TEST(aio_timer, stepped_clock_fires_what_is_due_and_nothing_else)
+{
+    AioContext *ctx = test_context(NULL);
+    AioClock clock, other;
+    Ring early, late, elsewhere;
+
+    aio_clock_init(&clock);
+    aio_clock_init(&other);
+    ring_init(&early, ctx, &clock);
+    ring_init(&late, ctx, &clock);
+    ring_init(&elsewhere, ctx, &other);
+    aio_timer_arm(&late.timer, 200);
+    aio_timer_arm(&early.timer, 100);
+    aio_timer_arm(&elsewhere.timer, 1);
+    EXPECT_FALSE(aio_poll(ctx, false));
+    aio_clock_step(&clock, 99);
+    aio_poll(ctx, false);
+    EXPECT_EQ(early.calls, 0);
+    aio_clock_step(&clock, 1);
+    EXPECT_TRUE(aio_poll(ctx, true)); /* due though the clock stands: does not sleep */
+    EXPECT_EQ(early.calls, 1);
+    EXPECT_EQ(early.rung_ns, 100);
+    aio_timer_arm(&early.timer, 50);
+    EXPECT_TRUE(aio_poll(ctx, true)); /* likewise, with nobody to notify us */
+    EXPECT_EQ(early.calls, 2);
+    aio_timer_arm(&early.timer, 150); /* past by then, and before the other one */
+    aio_clock_step(&clock, 1000);
+    EXPECT_TRUE(aio_poll(ctx, true));
+    EXPECT_EQ(early.calls, 3);
+    EXPECT_EQ(late.calls, 1);
+    EXPECT_EQ(elsewhere.calls, 0);
+    EXPECT_EQ(ctx->nb_timers, 1);
+    aio_timer_disarm(&elsewhere.timer);
+    EXPECT_EQ(ctx->nb_timers, 0);
+    aio_context_destroy(ctx);
+}
+
+/* A guest that stands: its timers wait, those of the host do not. */
+TEST(aio_timer, stopped_clock_wakes_nobody_and_the_real_one_goes_on)
+{
+    AioContext *ctx = test_context(NULL);
+    AioClock clock;
+    Shot real = { .calls = 0 };
+    Ring guest;
+
+    aio_clock_init(&clock);
+    ring_init(&guest, ctx, &clock);
+    aio_timer_init(&real.timer, ctx, shot_cb, &real);
+    aio_clock_start(&clock);
+    aio_clock_stop(&clock);
+    aio_timer_arm(&guest.timer, aio_clock_now_ns(&clock) + 1);
+    aio_timer_arm(&real.timer, aio_now_ns() + 3 * MS);
+    AIO_WAIT_WHILE(ctx, real.calls == 0);
+    EXPECT_EQ(guest.calls, 0);
+    EXPECT_LE(test_stats(ctx).passes, 10); /* it slept */
+    aio_clock_start(&clock);
+    AIO_WAIT_WHILE(ctx, guest.calls == 0);
+    EXPECT_GE(guest.rung_ns, guest.timer.deadline_ns);
+    aio_context_destroy(ctx);
+}
+
+static void *start_clock_thread(void *opaque)
+{
+    aio_clock_start(opaque);
+    return NULL;
+}
+
+static void *step_clock_thread(void *opaque)
+{
+    aio_clock_step(opaque, 1000 * MS);
+    return NULL;
+}
+
+TEST(aio_timer, clock_that_is_changed_by_another_thread_ends_the_sleep)
+{
+    static void *(*const changes[])(void *) = { start_clock_thread, step_clock_thread };
+    AioContext *ctx = test_context(NULL);
+
+    for (int i = 0; i < 200; i++) {
+        AioClock clock;
+        Ring ring;
+        pthread_t thread;
+
+        aio_clock_init(&clock);
+        ring_init(&ring, ctx, &clock);
+        aio_timer_arm(&ring.timer, 1000);
+        ASSERT_EQ(pthread_create(&thread, NULL, changes[i % 2], &clock), 0);
+        AIO_WAIT_WHILE(ctx, ring.calls == 0); /* with nothing else to wake it */
+        pthread_join(thread, NULL);
     }
     aio_context_destroy(ctx);
 }
