@@ -16,6 +16,10 @@
  *       pass. An inner pass appends to the ready list and runs all of it, the outer one's rest
  *       first: order is kept, and the outer pass finds the list empty.
  *   (4) A bottom half is freed only when it is in no list, by the home thread.
+ *   (5) One that waits for an idle pass travels through the stack like the others, and when it is
+ *       taken off the ready list it is put into the list of idle ones, BH_QUEUED cleared: it may be
+ *       scheduled for real meanwhile, and then runs once. While that list is not empty the thread
+ *       does not sleep.
  */
 #include "io/aio/aio-int.h"
 
@@ -24,6 +28,7 @@ enum {
     BH_SCHEDULED = 2, /* call it */
     BH_ONESHOT = 4,   /* free it after the call */
     BH_DELETED = 8,   /* free it without a call */
+    BH_IDLE = 16,     /* call it when a pass has found nothing else to do */
 };
 
 struct AioBh {
@@ -31,6 +36,7 @@ struct AioBh {
     AioCallback *cb;
     void *opaque;
     AioBh *next; /* in the stack (written before the push) or the ready list */
+    ListNode idle_node; /* in ctx->bh_idle */
     _Atomic unsigned flags;
 };
 
@@ -74,9 +80,23 @@ void aio_bh_schedule(AioBh *bh)
     bh_enqueue(bh, BH_SCHEDULED);
 }
 
+void aio_bh_schedule_idle(AioBh *bh)
+{
+    bh_enqueue(bh, BH_IDLE);
+}
+
+static void bh_leave_idle(AioBh *bh)
+{
+    if (unlikely(list_linked(&bh->idle_node))) {
+        list_remove(&bh->idle_node);
+        bh->ctx->nb_idle--;
+    }
+}
+
 void aio_bh_cancel(AioBh *bh)
 {
-    atomic_fetch_and_explicit(&bh->flags, ~BH_SCHEDULED, memory_order_relaxed);
+    atomic_fetch_and_explicit(&bh->flags, ~(BH_SCHEDULED | BH_IDLE), memory_order_relaxed);
+    bh_leave_idle(bh);
 }
 
 void aio_bh_destroy(AioBh *bh)
@@ -139,6 +159,7 @@ bool bh_run(AioContext *ctx)
             AioCallback *cb = bh->cb;
             void *opaque = bh->opaque;
 
+            bh_leave_idle(bh);
             if (flags & BH_ONESHOT) {
                 free(bh);
             }
@@ -146,8 +167,27 @@ bool bh_run(AioContext *ctx)
             progress = true;
             cb(opaque); /* may destroy bh */
         } else if (flags & (BH_DELETED | BH_ONESHOT)) {
+            bh_leave_idle(bh);
             free(bh);
+        } else if ((flags & BH_IDLE) && !list_linked(&bh->idle_node)) {
+            list_push_back(&ctx->bh_idle, &bh->idle_node);
+            ctx->nb_idle++;
         }
+    }
+    return progress;
+}
+
+bool bh_run_idle(AioContext *ctx)
+{
+    bool progress = ctx->nb_idle > 0;
+
+    /* Those that are there now; an inner pass may take them from us. */
+    for (unsigned budget = ctx->nb_idle; budget > 0 && ctx->nb_idle > 0; budget--) {
+        AioBh *bh = list_entry(ctx->bh_idle.head.next, AioBh, idle_node);
+
+        bh_leave_idle(bh);
+        counter_add(&ctx->counters.bhs, 1);
+        bh->cb(bh->opaque); /* may destroy bh */
     }
     return progress;
 }
@@ -159,6 +199,7 @@ void bh_finish(AioContext *ctx)
         AioBh *bh;
 
         if (bh_take(ctx, &bh) & (BH_DELETED | BH_ONESHOT)) {
+            bh_leave_idle(bh);
             free(bh);
         }
     }

@@ -126,6 +126,7 @@ AioContext *aio_context_create(const char *name, const AioParams *params, Error 
     ctx->bh_ready_tail = &ctx->bh_ready_head;
     ctx->defer_tail = &ctx->defer_head;
     list_init(&ctx->dead_handlers);
+    list_init(&ctx->bh_idle);
     co_name_homes_by(aio_context_name);
     poll_init(&ctx->poll, params);
 
@@ -377,7 +378,8 @@ bool aio_poll(AioContext *ctx, bool blocking)
     bool progress = incoming_run(ctx, &wait);
     int64_t start_ns = 0;
 
-    wait = wait && !progress && !ctx->defer_head && !ctx->monitor->has_work(ctx);
+    wait = wait && !progress && !ctx->defer_head && !ctx->nb_idle &&
+           !ctx->monitor->has_work(ctx);
     if (ctx->poll.max_ns || ctx->poll.open) {
         progress |= pass_poll(ctx, blocking, &wait, &start_ns);
     }
@@ -397,6 +399,9 @@ bool aio_poll(AioContext *ctx, bool blocking)
     progress |= ctx->monitor->reap(ctx);
     if (ctx->nb_timers) {
         progress |= timer_run(ctx);
+    }
+    if (unlikely(ctx->nb_idle) && !progress && !ctx->defer_head) {
+        progress = bh_run_idle(ctx);
     }
     if (ctx->defer_head) {
         aio_defer_flush(ctx);

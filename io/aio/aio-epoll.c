@@ -150,7 +150,7 @@ static void clear_wake_fd(AioContext *ctx)
 
 static bool call_handler(AioContext *ctx, AioHandler *h, uint32_t revents)
 {
-    if (h->deleted) {
+    if (h->deleted || h->off) {
         return false;
     }
     poll_fired(ctx, &h->poll_source);
@@ -296,5 +296,7 @@ const AioMonitor epoll_monitor = {
     .reap = epoll_reap,
     .handler_arm = epoll_handler_arm,
     .handler_forget = epoll_handler_forget,
+    .handler_pause = epoll_handler_forget,
+    .handler_resume = epoll_handler_arm,
     .co_file_op = epoll_co_file_op,
 };

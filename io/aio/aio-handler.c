@@ -11,8 +11,10 @@
  *   (2) A dead handler is never called.
  *   (3) A handler is freed only when it is dead, not armed (no completion that names it can come)
  *       and no pass runs (no list walk and no caller stands on it).
- *   (4) poll_begin and poll_end of a handler alternate; a handler that goes away or loses its
- *       probe gets the poll_end it is owed first.
+ *   (4) poll_begin and poll_end of a handler alternate; a handler that goes away, is switched off or
+ *       loses its probe gets the poll_end it is owed first.
+ *   (5) handler.off is set exactly while external handlers are off and this is one. Then it is not
+ *       called, and the monitor does not watch it.
  */
 #include "io/aio/aio-int.h"
 
@@ -74,7 +76,8 @@ static void handler_add(AioContext *ctx, AioHandler **slot, int fd, const AioHan
     if (ops->poll) {
         list_push_back(&ctx->poll.handlers, &h->poll_node);
     }
-    if (h->events) {
+    h->off = ops->external && ctx->external_off > 0;
+    if (h->events && !h->off) {
         ctx->monitor->handler_arm(ctx, h);
     }
 }
@@ -102,9 +105,74 @@ void handler_ready(AioHandler *h, uint32_t revents)
     if ((revents & (POLLIN | POLLRDHUP | POLLHUP | POLLERR)) && h->ops.read) {
         h->ops.read(h->opaque);
     }
-    if ((revents & (POLLOUT | POLLHUP | POLLERR)) && h->ops.write && !h->deleted) {
+    if ((revents & (POLLOUT | POLLHUP | POLLERR)) && h->ops.write && !h->deleted && !h->off) {
         h->ops.write(h->opaque);
     }
+}
+
+/* --- external ones --- */
+
+static void handler_off(AioHandler *h)
+{
+    h->off = true;
+    if (h->events) {
+        h->ctx->monitor->handler_pause(h->ctx, h);
+    }
+    poll_handler_removed(h);
+}
+
+static void handler_on(AioHandler *h)
+{
+    h->off = false;
+    if (h->events) {
+        h->ctx->monitor->handler_resume(h->ctx, h);
+    }
+}
+
+void aio_external_off(AioContext *ctx)
+{
+    assert(aio_current() == ctx);
+    if (ctx->external_off++ > 0) {
+        return;
+    }
+    for (unsigned fd = 0; fd < ctx->nb_handlers; fd++) { /* poll_end may change the table */
+        AioHandler *h = ctx->handlers[fd];
+
+        if (h && h->ops.external && !h->off) {
+            handler_off(h);
+        }
+    }
+}
+
+/* The second look: at what came when notifications were off, before poll_end. */
+static void external_kick_bh(void *opaque)
+{
+    AioContext *ctx = opaque;
+
+    for (unsigned fd = 0; fd < ctx->nb_handlers; fd++) {
+        AioHandler *h = ctx->handlers[fd];
+
+        if (h && h->ops.external) {
+            poll_kick(h);
+        }
+    }
+}
+
+void aio_external_on(AioContext *ctx)
+{
+    assert(aio_current() == ctx);
+    assert(ctx->external_off > 0);
+    if (--ctx->external_off > 0) {
+        return;
+    }
+    for (unsigned fd = 0; fd < ctx->nb_handlers; fd++) {
+        AioHandler *h = ctx->handlers[fd];
+
+        if (h && h->off) {
+            handler_on(h);
+        }
+    }
+    aio_bh_schedule_oneshot(ctx, external_kick_bh, ctx);
 }
 
 static void handler_free(AioHandler *h)

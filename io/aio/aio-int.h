@@ -63,6 +63,7 @@ typedef struct AioHandler {
     uint32_t events;    /* POLL* mask wanted; 0 when there is only a poll probe */
     bool deleted;       /* removed; never called again, freed once disarmed and no pass runs */
     bool armed;         /* the monitor may still name us: see its file */
+    bool off;           /* an external one, switched off: neither called nor asked */
     bool poll_begun;    /* poll_begin was called and poll_end not yet */
     ListNode arm_node;  /* in one of the monitor's lists, or in none */
     ListNode poll_node; /* in ctx->poll.handlers when ops.poll is set */
@@ -117,6 +118,9 @@ typedef struct AioMonitor {
 
     void (*handler_arm)(AioContext *ctx, AioHandler *h);
     void (*handler_forget)(AioContext *ctx, AioHandler *h);
+    /* Stop watching it for a while (handler.off is set meanwhile), and go on. */
+    void (*handler_pause)(AioContext *ctx, AioHandler *h);
+    void (*handler_resume)(AioContext *ctx, AioHandler *h);
 
     /* Do @op on @file and yield until it is done. Bytes or 0, or -errno; not -EINTR. */
     int (*co_file_op)(AioContext *ctx, const struct AioFile *file,
@@ -222,7 +226,9 @@ typedef enum PollResult {
 PollResult poll_spin(AioContext *ctx, int64_t start_ns, int64_t window_ns, int64_t deadline_ns);
 /* poll_close - end the window: call poll_end, then ask once more; true when any was ready */
 bool poll_close(AioContext *ctx);
-/* poll_handler_removed - pair its poll_begin */
+/* poll_kick - ask @h once, outside a window, and run it if it is ready */
+void poll_kick(AioHandler *h);
+/* poll_handler_removed - pair its poll_begin; it is gone or switched off */
 void poll_handler_removed(AioHandler *h);
 /* poll_slept - the pass has slept: its wait, now at its end, began at @start_ns */
 void poll_slept(AioContext *ctx, int64_t start_ns);
@@ -293,6 +299,8 @@ struct AioContext {
     unsigned inflight; /* disk requests handed to the monitor, not completed */
     unsigned depth; /* passes running: > 1 when nested */
     AioBh *bh_ready_head, **bh_ready_tail;
+    List bh_idle;     /* AioBh.idle_node */
+    unsigned nb_idle; /* in that list */
     AioPoll poll;
     AioDefer *defer_head, **defer_tail;
     AioTimerHeap timers; /* on the real clock; then those on others */
@@ -300,6 +308,7 @@ struct AioContext {
     AioHandler **handlers; /* by fd */
     unsigned nb_handlers;  /* size of that table */
     List dead_handlers;
+    unsigned external_off; /* aio_external_off() without its aio_external_on() */
     AioFixed fixed;
     AioCounters counters;
 
@@ -337,6 +346,8 @@ static inline void door_leave(AioContext *ctx)
 
 /* Move what has come in to the ready lists and run all of these. Returns true when anything ran. */
 bool bh_run(AioContext *ctx);
+/* Run those that waited for a pass with nothing else to do. */
+bool bh_run_idle(AioContext *ctx);
 void bh_finish(AioContext *ctx);
 bool co_run(AioContext *ctx);
 

@@ -69,7 +69,7 @@ static bool probe_all(AioContext *ctx)
     list_for_each(node, &ctx->poll.handlers) {
         AioHandler *h = list_entry(node, AioHandler, poll_node);
 
-        if (!h->deleted && h->ops.poll(h->opaque)) {
+        if (!h->deleted && !h->off && h->ops.poll(h->opaque)) {
             poll_fired(ctx, &h->poll_source);
             handler_poll_ready(h);
             ready = true;
@@ -86,7 +86,7 @@ bool poll_probe(AioContext *ctx)
     list_for_each(node, &ctx->poll.handlers) {
         AioHandler *h = list_entry(node, AioHandler, poll_node);
 
-        if (unlikely(h->deleted)) {
+        if (unlikely(h->deleted || h->off)) {
             continue;
         }
         if (unlikely(!h->poll_begun)) {
@@ -149,6 +149,13 @@ bool poll_close(AioContext *ctx)
         handler_poll_end(list_entry(node, AioHandler, poll_node));
     }
     return probe_all(ctx);
+}
+
+void poll_kick(AioHandler *h)
+{
+    if (!h->deleted && !h->off && h->ops.poll && h->ops.poll(h->opaque)) {
+        handler_poll_ready(h);
+    }
 }
 
 void poll_handler_removed(AioHandler *h)

@@ -317,6 +317,21 @@ static void uring_handler_forget(AioContext *ctx, AioHandler *h)
     }
 }
 
+/* The poll that the kernel has stays there; when it completes it is not asked for again. */
+static void uring_handler_pause(AioContext *ctx, AioHandler *h)
+{
+    if (list_linked(&h->arm_node)) {
+        list_remove(&h->arm_node);
+    }
+}
+
+static void uring_handler_resume(AioContext *ctx, AioHandler *h)
+{
+    if (!h->armed) {
+        uring_handler_arm(ctx, h);
+    }
+}
+
 /* --- reaping --- */
 
 static bool handler_completed(AioContext *ctx, AioHandler *h, int res)
@@ -329,6 +344,9 @@ static bool handler_completed(AioContext *ctx, AioHandler *h, int res)
         return false;
     }
     assert(res != -EBADF); /* closed without aio_set_fd_handler(NULL) */
+    if (h->off) {
+        return false;
+    }
     uring_handler_arm(ctx, h);
     if (res <= 0) {
         return false; /* the kernel was short of something: armed again */
@@ -440,5 +458,7 @@ const AioMonitor uring_monitor = {
     .reap = uring_reap,
     .handler_arm = uring_handler_arm,
     .handler_forget = uring_handler_forget,
+    .handler_pause = uring_handler_pause,
+    .handler_resume = uring_handler_resume,
     .co_file_op = uring_co_file_op,
 };

@@ -132,6 +132,10 @@ AioBh *aio_bh_create(AioContext *ctx, AioCallback *cb, void *opaque) NONNULL(1, 
  * run. Lock-free (a push that another overtakes is tried again), no system call unless the home
  * thread sleeps; any thread, signal handler. What the caller wrote before is visible to it. */
 void aio_bh_schedule(AioBh *bh) NONNULL(1);
+/* aio_bh_schedule_idle - run it in the first pass that finds nothing else to do, instead of sleeping;
+ * as long as there is always something else it does not run. aio_bh_schedule() overtakes it. One that
+ * always schedules itself so keeps the loop awake. Otherwise like aio_bh_schedule(). */
+void aio_bh_schedule_idle(AioBh *bh) NONNULL(1);
 /* aio_bh_cancel - it will not run unless scheduled again. Home. */
 void aio_bh_cancel(AioBh *bh) NONNULL(1);
 /* aio_bh_destroy - frees it after the current pass at the latest. Home; NULL is allowed. */
@@ -216,6 +220,7 @@ typedef struct AioHandlerOps {
     AioCallback *poll_begin; /* before the first poll() of a window: notifications off */
     AioCallback *poll_end;   /* before the loop may sleep: notifications on; the loop then asks
                                 poll() once more, so nothing is lost in between */
+    bool external;           /* it brings work from outside: aio_external_off() applies */
 } AioHandlerOps;
 
 /*
@@ -227,6 +232,16 @@ typedef struct AioHandlerOps {
  */
 void aio_set_fd_handler(AioContext *ctx, int fd, const AioHandlerOps *ops, void *opaque)
     NONNULL(1);
+
+/*
+ * aio_external_off, aio_external_on - switch the external handlers of @ctx off and on again
+ * Off, they are neither called nor asked, also in the pass that switches them off; one in a window gets
+ * its poll_end, so that what comes is noted in its descriptor. When they are on again the loop looks
+ * at them once more, at the probes, too: what came meanwhile is served. Calls nest. Home; not kept
+ * in order for other contexts: a drained section switches each one off in its own home.
+ */
+void aio_external_off(AioContext *ctx) NONNULL(1);
+void aio_external_on(AioContext *ctx) NONNULL(1);
 
 /* --- event notifiers (eventfd) --- */
 

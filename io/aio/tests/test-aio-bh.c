@@ -149,6 +149,126 @@ TEST(aio_bh, may_destroy_itself_and_others_that_are_scheduled)
     aio_context_destroy(ctx);
 }
 
+/* --- idle ones --- */
+
+TEST(aio_bh, idle_one_waits_for_a_pass_with_nothing_else_to_do)
+{
+    AioContext *ctx = test_context(NULL);
+    Counted idle = { .bh = aio_bh_create(ctx, counted_bh, &idle) };
+    Counted busy = { .bh = aio_bh_create(ctx, counted_bh, &busy), .stop_after = 5 };
+
+    aio_bh_schedule_idle(idle.bh);
+    aio_bh_schedule_idle(idle.bh);
+    aio_bh_schedule(busy.bh);
+    for (int i = 1; i <= 5; i++) {
+        EXPECT_TRUE(aio_poll(ctx, true));
+        EXPECT_EQ(busy.runs, i);
+        EXPECT_EQ(idle.runs, 0);
+    }
+    EXPECT_TRUE(aio_poll(ctx, true)); /* does not sleep over it */
+    EXPECT_EQ(idle.runs, 1);
+    EXPECT_FALSE(aio_poll(ctx, false));
+    EXPECT_EQ(idle.runs, 1);
+    aio_bh_destroy(idle.bh);
+    aio_bh_destroy(busy.bh);
+    aio_context_destroy(ctx);
+}
+
+TEST(aio_bh, idle_one_is_overtaken_cancelled_and_destroyed)
+{
+    AioContext *ctx = test_context(NULL);
+    Counted idle = { .bh = aio_bh_create(ctx, counted_bh, &idle) };
+    Counted busy = { .bh = aio_bh_create(ctx, counted_bh, &busy), .stop_after = 100 };
+
+    aio_bh_schedule(busy.bh);
+    aio_bh_schedule_idle(idle.bh);
+    EXPECT_TRUE(aio_poll(ctx, false)); /* it is in the list by now */
+    EXPECT_EQ(idle.runs, 0);
+    aio_bh_schedule(idle.bh);
+    EXPECT_TRUE(aio_poll(ctx, false));
+    EXPECT_EQ(idle.runs, 1);
+    aio_bh_cancel(busy.bh);
+    EXPECT_FALSE(aio_poll(ctx, false)); /* once for both */
+    EXPECT_EQ(idle.runs, 1);
+
+    aio_bh_schedule(busy.bh);
+    aio_bh_schedule_idle(idle.bh);
+    EXPECT_TRUE(aio_poll(ctx, false));
+    aio_bh_cancel(idle.bh);
+    aio_bh_schedule_idle(idle.bh);
+    aio_bh_cancel(idle.bh); /* on its way */
+    aio_bh_cancel(busy.bh);
+    EXPECT_FALSE(aio_poll(ctx, false));
+    EXPECT_FALSE(aio_poll(ctx, false));
+    EXPECT_EQ(idle.runs, 1);
+
+    aio_bh_schedule(busy.bh);
+    aio_bh_schedule_idle(idle.bh);
+    EXPECT_TRUE(aio_poll(ctx, false));
+    aio_bh_destroy(idle.bh);
+    aio_bh_cancel(busy.bh);
+    EXPECT_FALSE(aio_poll(ctx, false));
+    EXPECT_EQ(idle.runs, 1);
+    aio_bh_destroy(busy.bh);
+    aio_context_destroy(ctx);
+}
+
+typedef struct IdleNest {
+    AioContext *ctx;
+    Counted *other;
+    int runs;
+} IdleNest;
+
+static void idle_nesting_bh(void *opaque)
+{
+    IdleNest *nest = opaque;
+
+    nest->runs++;
+    AIO_WAIT_WHILE(nest->ctx, nest->other->runs == 0);
+}
+
+TEST(aio_bh, inner_pass_runs_the_rest_of_the_idle_ones_and_a_new_one_waits)
+{
+    AioContext *ctx = test_context(NULL);
+    Counted other = { .bh = aio_bh_create(ctx, counted_bh, &other) };
+    IdleNest nest = { .ctx = ctx, .other = &other };
+    AioBh *nesting = aio_bh_create(ctx, idle_nesting_bh, &nest);
+
+    aio_bh_schedule_idle(nesting);
+    aio_bh_schedule_idle(other.bh);
+    EXPECT_TRUE(aio_poll(ctx, true));
+    EXPECT_EQ(nest.runs, 1);
+    EXPECT_EQ(other.runs, 1);
+    EXPECT_FALSE(aio_poll(ctx, false));
+    EXPECT_EQ(nest.runs, 1);
+    EXPECT_EQ(other.runs, 1);
+    aio_bh_destroy(nesting);
+    aio_bh_destroy(other.bh);
+    aio_context_destroy(ctx);
+}
+
+static void *idle_thread(void *opaque)
+{
+    aio_bh_schedule_idle(opaque);
+    return NULL;
+}
+
+TEST(aio_bh, idle_one_scheduled_by_another_thread_ends_the_sleep)
+{
+    AioContext *ctx = test_context(NULL);
+    Counted idle = { .bh = aio_bh_create(ctx, counted_bh, &idle) };
+
+    for (int i = 1; i <= 100; i++) {
+        pthread_t thread;
+
+        ASSERT_EQ(pthread_create(&thread, NULL, idle_thread, idle.bh), 0);
+        AIO_WAIT_WHILE(ctx, idle.runs < i);
+        pthread_join(thread, NULL);
+    }
+    aio_bh_destroy(idle.bh);
+    aio_context_destroy(ctx);
+}
+
 /* --- other threads --- */
 
 #define PRODUCERS 3
