@@ -15,23 +15,24 @@
  * empty. Handing over leaves the word alone: it stays HELD, only the holder changes.
  *
  * Invariants:
- *   (1) Only the holder takes waiters off the word or touches the line. So no waiter is taken twice,
- *       and the compare-exchanges need no care for addresses that come again: a push does not mind
- *       what it is pushed upon, and nothing else compares an address.
+ *   (1) Only the holder takes waiters off the word or touches the line. So no waiter is taken
+ *       twice, and the compare-exchanges need no care for addresses that come again: a push does
+ *       not mind what it is pushed upon, and nothing else compares an address.
  *   (2) Whoever waits is in the word or in the line. The word goes from HELD to FREE in one step
  *       that fails when a waiter has come, and is taken only when the line is empty. So the lock is
  *       never free while somebody waits: no wake-up is lost.
- *   (3) The line is older than what is in the word, and the lock goes to the head of the line: first
- *       come, first served. A coroutine that comes while the lock is on its way to the next holder
- *       finds it HELD.
+ *   (3) The line is older than what is in the word, and the lock goes to the head of the line:
+ *       first come, first served. A coroutine that comes while the lock is on its way to the next
+ *       holder finds it HELD.
  *   (4) A waiter is woken once, when it has become the holder; there is nothing for it to check.
- *   (5) After the step that gives the lock away (the release to FREE, the wake) the unlocker touches
- *       neither the mutex nor the waiter.
+ *   (5) After the step that gives the lock away (the release to FREE, the wake) the unlocker
+ *       touches neither the mutex nor the waiter.
  *
  * Barriers: FREE -> HELD (acquire) pairs with HELD -> FREE (release): the new holder sees what the
- * last one wrote, `line` and `owner` included. The push (release) pairs with the exchange (acquire):
- * the holder sees what the waiters wrote into their frames. Handing over needs no barrier here: what
- * the caller of aio_co_wake() wrote before it is seen by the coroutine that it wakes.
+ * last one wrote, `line` and `owner` included. The push (release) pairs with the exchange
+ * (acquire): the holder sees what the waiters wrote into their frames. Handing over needs no
+ * barrier here: what the caller of aio_co_wake() wrote before it is seen by the coroutine that it
+ * wakes.
  *
  * A waiter may be woken before it has reached its co_yield(). From another thread aio_co_wake()
  * schedules it in its home, which is the thread it is still running in; from the same thread it

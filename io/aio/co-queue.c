@@ -1,8 +1,8 @@
 /*
  * co-queue.c - coroutines that wait for a condition
  *
- * Nothing but a line (co-wait.c). The waiter stands in it before it unlocks the caller's CoMutex: who
- * takes that next, makes the condition true and restarts, finds it there.
+ * Nothing but a line (co-wait.c). The waiter stands in it before it unlocks the caller's CoMutex:
+ * who takes that next, makes the condition true and restarts, finds it there.
  */
 #include "io/aio/co-queue.h"
 

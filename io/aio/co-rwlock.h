@@ -3,8 +3,8 @@
  *
  * Layer:     io/aio
  * Threading: coroutines of any contexts. The lock is granted in order of arrival: a reader that
- *            comes while a writer waits stands behind it, so readers that keep coming do not starve a
- *            writer; readers next to each other in line get it together. Whoever gets it owns it
+ *            comes while a writer waits stands behind it, so readers that keep coming do not starve
+ *            a writer; readers next to each other in line get it together. Whoever gets it owns it
  *            already when it is woken.
  * Lifetime:  embedded, co_rwlock_init() .. co_rwlock_finish(), when it is free.
  *

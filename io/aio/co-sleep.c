@@ -16,8 +16,8 @@
  * sleeping. co_sleep_wake() does not touch the CoSleep after its exchange.
  *
  * Barriers: the exchange in co_sleep_wake() pairs with the sleeper's exchange, which therefore sees
- * what the waker wrote before; and with the sleeper's compare-exchange, as the waker goes on to look
- * at the coroutine.
+ * what the waker wrote before; and with the sleeper's compare-exchange, as the waker goes on to
+ * look at the coroutine.
  */
 #include "io/aio/co-sleep.h"
 

@@ -6,8 +6,8 @@
  * Lifetime:  embedded or in the sleeper's frame, co_sleep_init(); it outlives the last
  *            co_sleep_wake(). Nothing to finish.
  *
- * A wake-up is never lost: one that comes while nobody sleeps ends the next sleep at once. Several of
- * them are one.
+ * A wake-up is never lost: one that comes while nobody sleeps ends the next sleep at once. Several
+ * of them are one.
  */
 #ifndef IO_AIO_CO_SLEEP_H
 #define IO_AIO_CO_SLEEP_H

@@ -8,10 +8,11 @@
  *
  * Invariants:
  *   (1) A waiter is in the line's list exactly while it is CO_WAITING. So it is taken out by one of
- *       the two, woken once, and what was granted is never lost to a deadline that passes meanwhile.
+ *       the two, woken once, and what was granted is never lost to a deadline that passes
+ *       meanwhile.
  *   (2) The condition that a coroutine waits for and its place in line are changed and looked at in
- *       one critical section (of the line's lock, or for a CoQueue of the caller's CoMutex, which is
- *       released after it stands in line). So no wake-up falls between looking and waiting.
+ *       one critical section (of the line's lock, or for a CoQueue of the caller's CoMutex, which
+ *       is released after it stands in line). So no wake-up falls between looking and waiting.
  *   (3) Between the change of state and the wake the waiter's frame lives: its coroutine does not
  *       continue before it is woken. Each is read, its link first, before it is woken and not
  *       touched after.

@@ -2,8 +2,8 @@
  * co-wait.h - coroutines in line: what CoQueue, CoSemaphore and CoRwlock are made of
  *
  * Layer:     io/aio; for the locks of this folder only
- * Threading: any thread, under the line's own lock where it says "locked". That lock is a leaf, held
- *            for a few instructions, never across a yield or a wake-up.
+ * Threading: any thread, under the line's own lock where it says "locked". That lock is a leaf,
+ *            held for a few instructions, never across a yield or a wake-up.
  * Lifetime:  a CoLine is embedded in a lock; a CoWaiter lies in the frame of the coroutine that
  *            waits. Nothing is allocated.
  *

@@ -5,8 +5,8 @@
  * code; it enters the context (which ties the ring to it), says so, polls until told to stop, and
  * leaves. The context is created before and destroyed after, by the main thread.
  *
- * The kernel takes a set of CPUs of which only some may be used, and uses those. So what it has made
- * of the set is read back, and a CPU that is missing is an error.
+ * The kernel takes a set of CPUs of which only some may be used, and uses those. So what it has
+ * made of the set is read back, and a CPU that is missing is an error.
  */
 #include "io/aio/iothread.h"
 

