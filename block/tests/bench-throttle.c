@@ -9,6 +9,7 @@
 
 #include "block/block-backend.h"
 #include "io/aio/iothread.h"
+#include "io/base/thread.h"
 
 #define NB_DISKS   2
 #define DEPTH      16
@@ -112,6 +113,7 @@ int main(void)
     IOThread *iothreads[NB_DISKS];
     bool good = true;
 
+    assert_main();
     aio_context_enter(ctx);
     aio_context_set_main(ctx);
     for (unsigned d = 0; d < NB_DISKS; d++) {
