@@ -43,7 +43,7 @@ static int start(BlkAio *aio)
     return 0;
 }
 
-static co_fn int perform_preadv(BlkAio *aio)
+static co_fn GRAPH_RD int perform_preadv(BlkAio *aio)
 {
     return blk_co_do_preadv(aio->blk, aio->offset_bytes, aio->len_bytes, aio->iov, aio->niov,
                             aio->flags);
@@ -65,7 +65,7 @@ int blk_aio_preadv(BlkAio *aio, BlockBackend *blk, uint64_t offset_bytes, uint64
     return start(aio);
 }
 
-static co_fn int perform_pwritev(BlkAio *aio)
+static co_fn GRAPH_RD int perform_pwritev(BlkAio *aio)
 {
     return blk_co_do_pwritev(aio->blk, aio->offset_bytes, aio->len_bytes, aio->iov, aio->niov,
                              aio->flags);
@@ -87,7 +87,7 @@ int blk_aio_pwritev(BlkAio *aio, BlockBackend *blk, uint64_t offset_bytes, uint6
     return start(aio);
 }
 
-static co_fn int perform_flush(BlkAio *aio)
+static co_fn GRAPH_RD int perform_flush(BlkAio *aio)
 {
     return blk_co_do_flush(aio->blk);
 }
@@ -98,7 +98,7 @@ int blk_aio_flush(BlkAio *aio, BlockBackend *blk, BlkAioCallback *cb, void *opaq
     return start(aio);
 }
 
-static co_fn int perform_pdiscard(BlkAio *aio)
+static co_fn GRAPH_RD int perform_pdiscard(BlkAio *aio)
 {
     return blk_co_do_pdiscard(aio->blk, aio->offset_bytes, aio->len_bytes);
 }
@@ -115,7 +115,7 @@ int blk_aio_pdiscard(BlkAio *aio, BlockBackend *blk, uint64_t offset_bytes, uint
     return start(aio);
 }
 
-static co_fn int perform_pwrite_zeroes(BlkAio *aio)
+static co_fn GRAPH_RD int perform_pwrite_zeroes(BlkAio *aio)
 {
     return blk_co_do_pwrite_zeroes(aio->blk, aio->offset_bytes, aio->len_bytes, aio->flags);
 }
@@ -133,7 +133,7 @@ int blk_aio_pwrite_zeroes(BlkAio *aio, BlockBackend *blk, uint64_t offset_bytes,
     return start(aio);
 }
 
-static co_fn int perform_block_status(BlkAio *aio)
+static co_fn GRAPH_RD int perform_block_status(BlkAio *aio)
 {
     return blk_co_do_block_status(aio->blk, aio->offset_bytes, aio->len_bytes, aio->ret_len_bytes);
 }

@@ -46,28 +46,32 @@ void blk_node_resized(BlockBackend *blk) NONNULL(1);
 /* The gate is closed: wait for the end of the drained section; counted when it returns. */
 co_fn void blk_co_wait_counted(BlockBackend *blk) NONNULL(1);
 
-static inline co_fn void blk_co_request_begin(BlockBackend *blk)
+/* To be counted is to hold the graph lock for reading. */
+static inline co_fn void blk_co_request_begin(BlockBackend *blk) ACQUIRES_SHARED(tsa_graph_lock);
+static inline void blk_request_end(BlockBackend *blk) RELEASES_SHARED(tsa_graph_lock);
+
+NO_TSA static inline co_fn void blk_co_request_begin(BlockBackend *blk)
 {
     if (unlikely(!inflight_enter(&blk->drain.in_flight))) {
         blk_co_wait_counted(blk);
     }
 }
 
-static inline void blk_request_end(BlockBackend *blk)
+NO_TSA static inline void blk_request_end(BlockBackend *blk)
 {
     inflight_leave(&blk->drain.in_flight);
 }
 
 /* The requests of block-backend.h between these two. */
-co_fn int blk_co_do_preadv(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int blk_co_do_preadv(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                            const struct iovec *iov, int niov, BlkFlags flags);
-co_fn int blk_co_do_pwritev(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int blk_co_do_pwritev(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                             const struct iovec *iov, int niov, BlkFlags flags);
-co_fn int blk_co_do_flush(BlockBackend *blk);
-co_fn int blk_co_do_pdiscard(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes);
-co_fn int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int blk_co_do_flush(BlockBackend *blk);
+co_fn GRAPH_RD int blk_co_do_pdiscard(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes);
+co_fn GRAPH_RD int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                                   BlkFlags flags);
-co_fn int blk_co_do_block_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int blk_co_do_block_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                                  uint64_t *ret_len_bytes);
 
 #endif

@@ -134,6 +134,7 @@ static void flush_entry(void *opaque)
     FlushCall *call = opaque;
 
     assert_in_coroutine();
+    graph_assert_main();
     call->ret = bdrv_co_flush(call->node);
 }
 
@@ -144,6 +145,7 @@ int blk_close(BlockBackend *blk)
     if (!blk) {
         return 0;
     }
+    graph_assert_main();
     drain_backend_begin(blk);
     assert(blk->drain.sections == 1 && list_empty(&blk->queued));
     blk->user = NULL;
@@ -190,11 +192,13 @@ bool blk_read_only(const BlockBackend *blk)
 
 const BlockLimits *blk_limits(const BlockBackend *blk)
 {
+    graph_assert_main();
     return &blk->root.node->limits;
 }
 
 BlockNode *blk_node(const BlockBackend *blk)
 {
+    graph_assert_main();
     return blk->root.node;
 }
 
@@ -217,8 +221,10 @@ unsigned blk_in_flight(BlockBackend *blk)
 
 void blk_node_resized(BlockBackend *blk)
 {
-    uint64_t length_bytes = atomic_load(&blk->root.node->length_bytes);
+    uint64_t length_bytes;
 
+    graph_assert_main();
+    length_bytes = atomic_load(&blk->root.node->length_bytes);
     if (length_bytes == blk_length(blk)) {
         return;
     }
@@ -240,6 +246,7 @@ static void truncate_entry(void *opaque)
     LengthCall *call = opaque;
 
     assert_in_coroutine();
+    graph_assert_main();
     call->ret = bdrv_co_truncate(call->node, call->length_bytes, call->err);
 }
 
@@ -248,6 +255,7 @@ static void refresh_entry(void *opaque)
     LengthCall *call = opaque;
 
     assert_in_coroutine();
+    graph_assert_main();
     call->ret = bdrv_co_refresh_length(call->node, call->err);
 }
 
@@ -255,6 +263,7 @@ static int call_drained(BlockBackend *blk, CoroutineEntry *entry, uint64_t lengt
 {
     LengthCall call = { .length_bytes = length_bytes, .err = err };
 
+    graph_assert_main();
     drain_backend_begin(blk);
     call.node = blk->root.node;
     run_here(entry, &call);
@@ -330,7 +339,7 @@ static inline int check_write(const BlockBackend *blk, uint64_t offset_bytes, ui
 
 /* These two are inlined: they are what a disk does most. */
 
-static ALWAYS_INLINE co_fn int do_preadv(BlockBackend *blk, uint64_t offset_bytes,
+static ALWAYS_INLINE co_fn GRAPH_RD int do_preadv(BlockBackend *blk, uint64_t offset_bytes,
                                          uint64_t len_bytes, const struct iovec *iov, int niov,
                                          BlkFlags flags)
 {
@@ -342,7 +351,7 @@ static ALWAYS_INLINE co_fn int do_preadv(BlockBackend *blk, uint64_t offset_byte
     return ret;
 }
 
-static ALWAYS_INLINE co_fn int do_pwritev(BlockBackend *blk, uint64_t offset_bytes,
+static ALWAYS_INLINE co_fn GRAPH_RD int do_pwritev(BlockBackend *blk, uint64_t offset_bytes,
                                           uint64_t len_bytes, const struct iovec *iov, int niov,
                                           BlkFlags flags)
 {
@@ -360,31 +369,31 @@ static ALWAYS_INLINE co_fn int do_pwritev(BlockBackend *blk, uint64_t offset_byt
     return ret;
 }
 
-co_fn int blk_co_do_preadv(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int blk_co_do_preadv(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                            const struct iovec *iov, int niov, BlkFlags flags)
 {
     return do_preadv(blk, offset_bytes, len_bytes, iov, niov, flags);
 }
 
-co_fn int blk_co_do_pwritev(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int blk_co_do_pwritev(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                             const struct iovec *iov, int niov, BlkFlags flags)
 {
     return do_pwritev(blk, offset_bytes, len_bytes, iov, niov, flags);
 }
 
-co_fn int blk_co_do_flush(BlockBackend *blk)
+co_fn GRAPH_RD int blk_co_do_flush(BlockBackend *blk)
 {
     return blk->read_only ? 0 : bdrv_co_flush(blk->root.node);
 }
 
-co_fn int blk_co_do_pdiscard(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes)
+co_fn GRAPH_RD int blk_co_do_pdiscard(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes)
 {
     int ret = check_write(blk, offset_bytes, len_bytes);
 
     return ret == 0 ? bdrv_co_pdiscard(blk->root.node, offset_bytes, len_bytes) : ret;
 }
 
-co_fn int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                                   BlkFlags flags)
 {
     int ret = check_write(blk, offset_bytes, len_bytes);
@@ -398,7 +407,7 @@ co_fn int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint
     return ret;
 }
 
-co_fn int blk_co_do_block_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int blk_co_do_block_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                                  uint64_t *ret_len_bytes)
 {
     int ret = check_range(blk, offset_bytes, len_bytes);

@@ -15,9 +15,10 @@
  *       So when a node is covered, so are all its parents, and theirs.
  *   (2) Gates of parents are closed before those of children, and all are closed before anything is
  *       waited for. Children are told to go on before their parents.
- *   (3) When begin returns, nothing covered by that section is in flight: for each point the gate was
- *       closed and the count seen to be 0 after that (in-flight.c), and since then the gate has not
- *       been opened, or the point is covered no more.
+ *   (3) When begin returns, all that the section covers is quiet: the gate was closed, the count was
+ *       seen to be 0 after that (in-flight.c), and the gate has not been opened since. The count
+ *       itself may be above 0 at any later moment: a request that comes counts itself before it sees
+ *       the gate.
  *   (4) The gate of a backend opens together with taking its whole queue, under its lock; the queued
  *       requests are counted before that. A section that begins at once waits for them.
  *   (5) drain_update() runs no request and no coroutine: it only schedules them.
@@ -81,7 +82,7 @@ static void mark_parents(BlockNode *node)
 }
 
 /* @node, what is below, and what is above any of that. */
-static void mark_subtree(BlockNode *node)
+static GRAPH_RD void mark_subtree(BlockNode *node)
 {
     node->drain.marked = true;
     mark_parents(node);
@@ -92,7 +93,7 @@ static void mark_subtree(BlockNode *node)
     }
 }
 
-static void mark_from(const Origin *origin)
+static GRAPH_RD void mark_from(const Origin *origin)
 {
     if (!origin->node && !origin->blk) {
         mark_all();
@@ -106,7 +107,7 @@ static void mark_from(const Origin *origin)
     }
 }
 
-static void mark_sections(void)
+static GRAPH_RD void mark_sections(void)
 {
     if (everywhere > 0) {
         mark_all();
@@ -131,6 +132,7 @@ static void mark_sections(void)
 static void cover(DrainPoint *point)
 {
     point->covered = true;
+    point->quiet = false;
     inflight_close(&point->in_flight);
 }
 
@@ -162,7 +164,7 @@ static void cover_node(BlockNode *node)
 }
 
 /* Children first. */
-static void uncover_node(BlockNode *node)
+static GRAPH_RD void uncover_node(BlockNode *node)
 {
     if (!node->drain.covered || node->drain.marked) {
         return;
@@ -172,7 +174,7 @@ static void uncover_node(BlockNode *node)
             uncover_node(node->children[i].node);
         }
     }
-    node->drain.covered = false;
+    node->drain.covered = node->drain.quiet = false;
     inflight_open(&node->drain.in_flight);
     if (node->is_open && node->driver->drained_end) {
         node->driver->drained_end(node);
@@ -186,7 +188,7 @@ static void uncover_backend(BlockBackend *blk)
     ListNode *node;
     unsigned nb = 0;
 
-    blk->drain.covered = false;
+    blk->drain.covered = blk->drain.quiet = false;
     pthread_mutex_lock(&blk->lock);
     list_splice_back(&queued, &blk->queued);
     list_for_each(it, &queued) {
@@ -208,6 +210,7 @@ static void uncover_backend(BlockBackend *blk)
 
 void drain_update(void)
 {
+    graph_assert_main();
     clear_marks();
     mark_sections();
     list_for_each(it, &blk_backends) {
@@ -236,13 +239,19 @@ void drain_update(void)
 
 /* --- waiting --- */
 
-static bool is_busy(const DrainPoint *point)
+/* Invariant (3). */
+static bool is_busy(DrainPoint *point)
 {
-    return point->marked && inflight_count(&point->in_flight) > 0;
+    if (point->marked && !point->quiet) {
+        assert(point->covered);
+        point->quiet = inflight_count(&point->in_flight) == 0;
+        return !point->quiet;
+    }
+    return false;
 }
 
 /* Something that a section from @origin covers and that has requests or activity in flight. */
-static bool find_busy(const Origin *origin, Origin *ret_busy)
+static GRAPH_RD bool find_busy(const Origin *origin, Origin *ret_busy)
 {
     clear_marks();
     mark_from(origin);
@@ -264,7 +273,7 @@ static bool find_busy(const Origin *origin, Origin *ret_busy)
 }
 
 /* Looks again after each wait: the graph may be another one. */
-static co_fn void wait_idle(const Origin *origin)
+static GRAPH_RD co_fn void wait_idle(const Origin *origin)
 {
     Origin busy;
 
@@ -284,6 +293,7 @@ static co_fn void wait_idle(const Origin *origin)
 static void wait_entry(void *opaque)
 {
     assert_in_coroutine();
+    graph_assert_main();
     wait_idle(opaque);
 }
 
@@ -291,8 +301,8 @@ static void wait_here(Origin *origin)
 {
     Origin busy;
 
+    graph_assert_main();
     if (in_coroutine()) {
-        assert(aio_current() == aio_main());
         wait_entry(origin);
     } else if (find_busy(origin, &busy)) {
         aio_co_run_sync(aio_main(), wait_entry, origin);

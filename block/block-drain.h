@@ -36,6 +36,7 @@ typedef struct DrainPoint {
     InFlight in_flight;
     unsigned sections; /* main: that begin here */
     bool covered;      /* main: the gate is closed */
+    bool quiet;        /* main: and nothing was in flight after that */
     bool marked;       /* main: block-drain.c's, while it walks the graph */
 } DrainPoint;
 

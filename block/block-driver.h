@@ -153,7 +153,7 @@ struct BlockNode {
 };
 
 /* The node that a filter passes requests to. Main thread, or in a request or counted activity. */
-static inline BlockNode *bdrv_filtered(const BlockNode *node)
+static inline GRAPH_RD BlockNode *bdrv_filtered(const BlockNode *node)
 {
     return node->children[0].node;
 }
@@ -184,30 +184,30 @@ int bdrv_reconfigure(BlockNode *node, Opts *opts, Error *err) NONNULL(1, 2) WARN
  * holds exactly @len_bytes, and nothing but reads and flushes goes to a read-only node. For a
  * BlockBackend's requests and for the drivers of parents.
  */
-co_fn int bdrv_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                          const struct iovec *iov, int niov, BlkFlags flags) WARN_UNUSED;
-co_fn int bdrv_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                           const struct iovec *iov, int niov, BlkFlags flags) WARN_UNUSED;
-co_fn int bdrv_co_flush(BlockNode *node) WARN_UNUSED;
-co_fn int bdrv_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes) WARN_UNUSED;
-co_fn int bdrv_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_co_flush(BlockNode *node) WARN_UNUSED;
+co_fn GRAPH_RD int bdrv_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes) WARN_UNUSED;
+co_fn GRAPH_RD int bdrv_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                 BlkFlags flags) WARN_UNUSED;
 /* As the driver's, with a range that is not empty. */
-co_fn int bdrv_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                uint64_t *ret_len_bytes) NONNULL(1, 4) WARN_UNUSED;
 /* As the driver's, coroutine in main; the node is drained. They tell all parents of a new length.
  * Errors: -EOPNOTSUPP the driver cannot; -EINVAL no multiple of what the node needs. */
-co_fn int bdrv_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err) WARN_UNUSED;
-co_fn int bdrv_co_refresh_length(BlockNode *node, Error *err) WARN_UNUSED;
+co_fn GRAPH_RD int bdrv_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err) WARN_UNUSED;
+co_fn GRAPH_RD int bdrv_co_refresh_length(BlockNode *node, Error *err) WARN_UNUSED;
 
 /* What a filter puts into its table for what it does not change. */
-co_fn int bdrv_pass_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_pass_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                               const struct iovec *iov, int niov, BlkFlags flags);
-co_fn int bdrv_pass_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_pass_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                const struct iovec *iov, int niov, BlkFlags flags);
-co_fn int bdrv_pass_co_flush(BlockNode *node);
-co_fn int bdrv_pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes);
-co_fn int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_pass_co_flush(BlockNode *node);
+co_fn GRAPH_RD int bdrv_pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes);
+co_fn GRAPH_RD int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                      BlkFlags flags);
 
 extern const BlockDriver bdrv_file;

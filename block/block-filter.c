@@ -9,35 +9,35 @@
 
 /* --- requests --- */
 
-co_fn int bdrv_pass_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_pass_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                               const struct iovec *iov, int niov, BlkFlags flags)
 {
     return bdrv_co_preadv(bdrv_filtered(node), offset_bytes, len_bytes, iov, niov, flags);
 }
 
-co_fn int bdrv_pass_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_pass_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                const struct iovec *iov, int niov, BlkFlags flags)
 {
     return bdrv_co_pwritev(bdrv_filtered(node), offset_bytes, len_bytes, iov, niov, flags);
 }
 
-co_fn int bdrv_pass_co_flush(BlockNode *node)
+co_fn GRAPH_RD int bdrv_pass_co_flush(BlockNode *node)
 {
     return bdrv_co_flush(bdrv_filtered(node));
 }
 
-co_fn int bdrv_pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes)
+co_fn GRAPH_RD int bdrv_pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes)
 {
     return bdrv_co_pdiscard(bdrv_filtered(node), offset_bytes, len_bytes);
 }
 
-co_fn int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                      BlkFlags flags)
 {
     return bdrv_co_pwrite_zeroes(bdrv_filtered(node), offset_bytes, len_bytes, flags);
 }
 
-co_fn int bdrv_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                uint64_t *ret_len_bytes)
 {
     int ret;
@@ -57,7 +57,7 @@ co_fn int bdrv_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t 
 /* --- the length --- */
 
 /* Whose length it is: a filter has its child's. */
-static BlockNode *length_owner(BlockNode *node)
+static GRAPH_RD BlockNode *length_owner(BlockNode *node)
 {
     assert(node->drain.covered);
     while (node->driver->is_filter) {
@@ -66,7 +66,7 @@ static BlockNode *length_owner(BlockNode *node)
     return node;
 }
 
-co_fn int bdrv_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err)
+co_fn GRAPH_RD int bdrv_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err)
 {
     BlockNode *owner = length_owner(node);
     uint64_t unit_bytes = MAX(owner->limits.request_alignment, (uint32_t)SECTOR_BYTES);
@@ -86,7 +86,7 @@ co_fn int bdrv_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err)
     return ret;
 }
 
-co_fn int bdrv_co_refresh_length(BlockNode *node, Error *err)
+co_fn GRAPH_RD int bdrv_co_refresh_length(BlockNode *node, Error *err)
 {
     BlockNode *owner = length_owner(node);
     uint32_t unit_bytes = owner->limits.request_alignment;

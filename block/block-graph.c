@@ -15,10 +15,30 @@
 #include <string.h>
 
 #include "block/block-backend-int.h"
+#include "io/base/thread.h"
 
 #define DESCRIPTION_BYTES 80
 
 static List nodes = LIST_INIT(nodes); /* in order of opening; main thread */
+
+/* --- the lock --- */
+
+void graph_assert_main(void)
+{
+    assert_main();
+}
+
+/* That nobody reads what is going to be written is asserted edge by edge: is_quiet(). */
+static void graph_write_lock(void) ACQUIRES(tsa_graph_lock) NO_TSA;
+static void graph_write_lock(void)
+{
+    assert_main();
+}
+
+static void graph_write_unlock(void) RELEASES(tsa_graph_lock) NO_TSA;
+static void graph_write_unlock(void)
+{
+}
 
 /* --- nodes --- */
 
@@ -57,7 +77,7 @@ const char *bdrv_id(const BlockNode *node)
 }
 
 /* Nodes on the longest path from @node down, itself counted. */
-static unsigned depth_below(const BlockNode *node)
+static GRAPH_RD unsigned depth_below(const BlockNode *node)
 {
     unsigned deepest = 0;
 
@@ -84,7 +104,7 @@ static unsigned depth_above(const BlockNode *node)
     return deepest;
 }
 
-static int check_depth(const BlockNode *node, Error *err)
+static GRAPH_RD int check_depth(const BlockNode *node, Error *err)
 {
     if (depth_above(node) + depth_below(node) > BDRV_DEPTH_MAX) {
         return error_set(err, -EINVAL, "node '%s': more than %d nodes on top of each other",
@@ -114,7 +134,7 @@ static bool is_new(const BdrvChild *edge, BlkPerm perm)
 }
 
 /* @user needs @perm, which @other does not share. Which of them is new? */
-static int conflict(const BdrvChild *user, const BdrvChild *other, BlkPerm perm, Error *err)
+static GRAPH_RD int conflict(const BdrvChild *user, const BdrvChild *other, BlkPerm perm, Error *err)
 {
     const BlockNode *node = user->node;
     char user_text[DESCRIPTION_BYTES], other_text[DESCRIPTION_BYTES];
@@ -131,7 +151,7 @@ static int conflict(const BdrvChild *user, const BdrvChild *other, BlkPerm perm,
 }
 
 /* Two edges that do not get on; @news: of those where what is needed is new. */
-static int check_pairs(const BlockNode *node, bool news, Error *err)
+static GRAPH_RD int check_pairs(const BlockNode *node, bool news, Error *err)
 {
     list_for_each(it, &node->parents) {
         const BdrvChild *edge = list_entry(it, BdrvChild, parents_link);
@@ -148,7 +168,7 @@ static int check_pairs(const BlockNode *node, bool news, Error *err)
     return 0;
 }
 
-static int check_edges(const BlockNode *node, Error *err)
+static GRAPH_RD int check_edges(const BlockNode *node, Error *err)
 {
     int ret;
 
@@ -178,7 +198,7 @@ static void remember_permissions(void)
 }
 
 /* What @node needs of its children, from what is needed of it. True when something is new. */
-static bool work_out_children(BlockNode *node)
+static GRAPH_RD bool work_out_children(BlockNode *node)
 {
     BlkPerm perm = 0, shared = BLK_PERM_ALL;
     bool changed = false;
@@ -204,7 +224,7 @@ static bool work_out_children(BlockNode *node)
 }
 
 /* Downwards, until nothing changes any more: no later than after BDRV_DEPTH_MAX rounds. */
-static void work_out(void)
+static GRAPH_RD void work_out(void)
 {
     bool changed;
 
@@ -217,7 +237,7 @@ static void work_out(void)
 }
 
 /* After a change that the caller undoes when this fails. */
-static int update_permissions(Error *err)
+static GRAPH_RD int update_permissions(Error *err)
 {
     work_out();
     list_for_each(it, &nodes) {
@@ -232,14 +252,14 @@ static int update_permissions(Error *err)
 
 /* --- edges --- */
 
-static void lead_to(BdrvChild *edge, BlockNode *node)
+static GRAPH_WR void lead_to(BdrvChild *edge, BlockNode *node)
 {
     edge->node = bdrv_ref(node);
     list_push_back(&node->parents, &edge->parents_link);
 }
 
 /* The caller gives the reference back. */
-static BlockNode *lead_nowhere(BdrvChild *edge)
+static GRAPH_WR BlockNode *lead_nowhere(BdrvChild *edge)
 {
     list_remove(&edge->parents_link);
     return take_ptr(&edge->node);
@@ -250,6 +270,7 @@ int bdrv_attach(BdrvChild *edge, BlockNode *node, Error *err)
     BlkPerm perm = edge->perm, shared = edge->shared;
     int ret;
 
+    graph_write_lock();
     assert(!edge->node && (edge->blk || edge->parent));
     edge->perm = 0; /* what it had until now */
     edge->shared = BLK_PERM_ALL;
@@ -264,34 +285,35 @@ int bdrv_attach(BdrvChild *edge, BlockNode *node, Error *err)
     if (ret < 0) {
         bdrv_unref(lead_nowhere(edge));
         work_out();
-        return ret;
     }
+    graph_write_unlock();
     drain_update();
-    return 0;
+    return ret;
 }
 
 void bdrv_detach(BdrvChild *edge)
 {
-    BlockNode *node;
+    BlockNode *node = NULL;
 
-    if (!edge->node) {
-        return;
+    graph_write_lock();
+    if (edge->node) {
+        node = lead_nowhere(edge);
+        work_out(); /* less is needed, more is shared: nothing to check */
     }
-    node = lead_nowhere(edge);
-    work_out(); /* less is needed, more is shared: nothing to check */
-    drain_update();
-    bdrv_unref(node);
+    graph_write_unlock();
+    if (node) {
+        drain_update();
+        bdrv_unref(node);
+    }
 }
 
 /* Invariant (1). */
 static bool is_quiet(const BdrvChild *edge)
 {
-    const DrainPoint *point = edge->blk ? &edge->blk->drain : &edge->parent->drain;
-
-    return point->covered && inflight_count(&point->in_flight) == 0;
+    return edge->blk ? edge->blk->drain.quiet : edge->parent->drain.quiet;
 }
 
-static void move_edge(BdrvChild *edge, BlockNode *to)
+static GRAPH_WR void move_edge(BdrvChild *edge, BlockNode *to)
 {
     assert(is_quiet(edge));
     bdrv_unref(lead_nowhere(edge));
@@ -299,7 +321,7 @@ static void move_edge(BdrvChild *edge, BlockNode *to)
 }
 
 /* The edges that try_move() has moved, back to @from or for good. */
-static void settle_moved(BlockNode *from, BlockNode *to, bool back)
+static GRAPH_WR void settle_moved(BlockNode *from, BlockNode *to, bool back)
 {
     list_for_each_safe(it, &to->parents) {
         BdrvChild *edge = list_entry(it, BdrvChild, parents_link);
@@ -318,6 +340,7 @@ static int move_parents(BlockNode *from, BlockNode *to, Error *err)
 {
     int ret;
 
+    graph_write_lock();
     remember_permissions();
     list_for_each_safe(it, &from->parents) {
         BdrvChild *edge = list_entry(it, BdrvChild, parents_link);
@@ -335,6 +358,7 @@ static int move_parents(BlockNode *from, BlockNode *to, Error *err)
     if (ret < 0) {
         work_out();
     }
+    graph_write_unlock();
     drain_update();
     return ret;
 }
@@ -421,6 +445,7 @@ int bdrv_remove_filter(BlockNode *filter, Error *err)
     if (!filter->driver->is_filter) {
         return error_set(err, -EINVAL, "node '%s' is no filter", filter->id);
     }
+    graph_assert_main();
     bdrv_ref(filter);
     bdrv_drained_begin(filter);
     ret = check_used(filter, err);

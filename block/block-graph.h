@@ -20,9 +20,12 @@
  * reads at any time. So there is no other lock, and disks that share no node do not wait for each
  * other's changes.
  *
+ * For clang's analysis the lock is tsa_graph_lock (io/base/tsa.h): blk_co_request_begin() takes it
+ * for reading, what is called in a request is GRAPH_RD, and block-graph.c alone takes it for writing.
+ *
  * Invariants:
- *   (1) edge->node is written with the edge's parent covered by a drained section and nothing in
- *       flight in it, or before the first request can reach the parent.
+ *   (1) edge->node is written while the edge's parent is quiet (block-drain.h), or before the first
+ *       request can reach the parent.
  *   (2) A parent is covered whenever one of its children is (block-drain.c), so covering a node is
  *       enough to change the edges that lead to it.
  *   (3) For any two edges to a node, what one needs (`perm`) the other shares (`shared`).
@@ -31,9 +34,11 @@
 #ifndef BLOCK_BLOCK_GRAPH_H
 #define BLOCK_BLOCK_GRAPH_H
 
+#include "io/base/compiler.h"
 #include "io/base/error.h"
 #include "io/base/list.h"
 #include "io/base/opts.h"
+#include "io/base/tsa.h"
 
 #define BDRV_DEPTH_MAX 8 /* a request's coroutine has a stack of limited size */
 
@@ -50,7 +55,7 @@ typedef enum BlkPerm {
 } BlkPerm;
 
 typedef struct BdrvChild {
-    BlockNode *node;       /* where it leads; NULL = nowhere yet */
+    BlockNode *node GUARDED_BY(tsa_graph_lock); /* where it leads; NULL = nowhere yet */
     const char *name;      /* "root", "file"; borrowed */
     BlockNode *parent;     /* whose child it is; NULL when a backend's */
     BlockBackend *blk;     /* whose root it is; NULL when a node's */
@@ -59,6 +64,9 @@ typedef struct BdrvChild {
     bool moved;            /* by that change */
     ListNode parents_link; /* in node->parents */
 } BdrvChild;
+
+/* graph_assert_main - abort outside of the main thread, which reads the graph at any time */
+void graph_assert_main(void) TSA(assert_shared_capability(tsa_graph_lock));
 
 /* bdrv_find - by its id (node-name=); borrowed; NULL when there is none */
 BlockNode *bdrv_find(const char *id) NONNULL(1);

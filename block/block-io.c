@@ -249,7 +249,7 @@ static NOINLINE co_fn int read_long_way(BlockNode *node, uint64_t offset_bytes, 
     return ret;
 }
 
-co_fn int bdrv_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                          const struct iovec *iov, int niov, BlkFlags flags)
 {
     if (likely(fits(node, offset_bytes, len_bytes, iov, niov))) {
@@ -365,7 +365,7 @@ static void tracker_leave(BlockNode *node, Entry *entry)
 }
 
 /* Last step of a write: make it stable when that was asked for and the driver has not done it. */
-static inline co_fn int finish_write(BlockNode *node, int ret, BlkFlags flags, BlkFlags honoured)
+static inline co_fn GRAPH_RD int finish_write(BlockNode *node, int ret, BlkFlags flags, BlkFlags honoured)
 {
     if (unlikely((flags & ~honoured & BLK_FUA) != 0) && ret == 0) {
         return bdrv_co_flush(node);
@@ -373,7 +373,7 @@ static inline co_fn int finish_write(BlockNode *node, int ret, BlkFlags flags, B
     return ret;
 }
 
-static NOINLINE co_fn int write_long_way(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+static NOINLINE co_fn GRAPH_RD int write_long_way(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                          const struct iovec *iov, int niov, BlkFlags flags)
 {
     Entry entry;
@@ -385,7 +385,7 @@ static NOINLINE co_fn int write_long_way(BlockNode *node, uint64_t offset_bytes,
     return finish_write(node, ret, flags, node->driver->write_flags);
 }
 
-co_fn int bdrv_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                           const struct iovec *iov, int niov, BlkFlags flags)
 {
     bool counted;
@@ -410,7 +410,7 @@ co_fn int bdrv_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_b
 
 /* --- flush, discard, write-zeroes --- */
 
-co_fn int bdrv_co_flush(BlockNode *node)
+co_fn GRAPH_RD int bdrv_co_flush(BlockNode *node)
 {
     if (node->read_only || !node->driver->co_flush) {
         return 0;
@@ -418,7 +418,7 @@ co_fn int bdrv_co_flush(BlockNode *node)
     return node->driver->co_flush(node);
 }
 
-co_fn int bdrv_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes)
+co_fn GRAPH_RD int bdrv_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes)
 {
     uint32_t alignment = node->limits.discard_alignment;
     uint64_t max_bytes = node->limits.max_discard_bytes;
@@ -507,7 +507,7 @@ static co_fn int zero_pieces(BlockNode *node, uint64_t offset_bytes, uint64_t le
     return ret;
 }
 
-co_fn int bdrv_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
+co_fn GRAPH_RD int bdrv_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                 BlkFlags flags)
 {
     Entry entry;

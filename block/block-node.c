@@ -221,7 +221,7 @@ static int open_children(BlockNode *node, Opts *opts, unsigned depth, Error *err
 }
 
 /* What a filter starts with. */
-static int inherit_from_child(BlockNode *node, Opts *opts, Error *err)
+static GRAPH_RD int inherit_from_child(BlockNode *node, Opts *opts, Error *err)
 {
     const BlockNode *child = bdrv_filtered(node);
 
@@ -287,7 +287,10 @@ static BlockNode *node_create(const BlockDriver *driver, Opts *opts, Error *err)
 static int open_parts(BlockNode *node, Opts *opts, unsigned depth, Error *err)
 {
     const BlockDriver *driver = node->driver;
-    int ret = take_common_options(node, opts, err);
+    int ret;
+
+    graph_assert_main();
+    ret = take_common_options(node, opts, err);
 
     if (ret == 0) {
         ret = open_children(node, opts, depth, err);

@@ -26,6 +26,13 @@ static unsigned nb_nodes(void)
     return nb;
 }
 
+/* The tests run in the main thread. */
+static BlockNode *below(const BlockNode *filter)
+{
+    graph_assert_main();
+    return bdrv_filtered(filter);
+}
+
 static BlockNode *open_text(const char *text, Error *err)
 {
     Opts opts;
@@ -57,10 +64,10 @@ TEST(graph, a_child_is_opened_from_the_options_of_its_group)
     filter = pass_open("node-name=top,file.driver=null,file.size=1M,file.node-name=bottom", &err);
     ASSERT_TRUE(filter != NULL);
     EXPECT_STREQ(bdrv_id(filter), "top");
-    EXPECT_STREQ(bdrv_id(bdrv_filtered(filter)), "bottom");
-    EXPECT_TRUE(bdrv_find("bottom") == bdrv_filtered(filter));
+    EXPECT_STREQ(bdrv_id(below(filter)), "bottom");
+    EXPECT_TRUE(bdrv_find("bottom") == below(filter));
     EXPECT_EQ(filter->length_bytes, 1u << 20);
-    EXPECT_EQ(filter->limits.max_iov, bdrv_filtered(filter)->limits.max_iov);
+    EXPECT_EQ(filter->limits.max_iov, below(filter)->limits.max_iov);
     EXPECT_FALSE(filter->read_only);
     EXPECT_STREQ(filter->name, "null");
     EXPECT_EQ(nb_nodes(), 2u);
@@ -78,15 +85,15 @@ TEST(graph, common_options_hold_for_a_child_that_has_none_of_its_own)
     node = pass_open("file.driver=null,file.size=1M,readonly=on,discard=ignore,cache=writethrough",
                      NULL);
     ASSERT_TRUE(node != NULL);
-    EXPECT_TRUE(bdrv_filtered(node)->read_only && node->read_only);
-    EXPECT_FALSE(bdrv_filtered(node)->discard_unmaps || node->discard_unmaps);
-    EXPECT_FALSE(bdrv_filtered(node)->write_cache || node->write_cache);
+    EXPECT_TRUE(below(node)->read_only && node->read_only);
+    EXPECT_FALSE(below(node)->discard_unmaps || node->discard_unmaps);
+    EXPECT_FALSE(below(node)->write_cache || node->write_cache);
     EXPECT_EQ(node->cache, BLK_CACHE_WRITETHROUGH);
     bdrv_unref(node);
 
     node = pass_open("file.driver=null,file.size=1M,readonly=on,file.readonly=off", NULL);
     ASSERT_TRUE(node != NULL);
-    EXPECT_FALSE(bdrv_filtered(node)->read_only);
+    EXPECT_FALSE(below(node)->read_only);
     EXPECT_TRUE(node->read_only);
     bdrv_unref(node);
 
@@ -312,7 +319,7 @@ TEST(filters, inserted_between_a_node_and_all_its_parents_and_removed_again)
     low = pass_insert(disk.node, "node-name=low", NULL);
     ASSERT_TRUE(low != NULL);
     EXPECT_TRUE(blk_node(disk.blk) == low && blk_node(reader) == low);
-    EXPECT_TRUE(bdrv_filtered(low) == disk.node);
+    EXPECT_TRUE(below(low) == disk.node);
     EXPECT_EQ(low->refs, 2u); /* its parents' */
     EXPECT_EQ(run_write(disk.blk, 0, 512, buf, 0), 0);
     EXPECT_EQ(run_read(reader, 0, 512, buf), 0);
@@ -320,13 +327,13 @@ TEST(filters, inserted_between_a_node_and_all_its_parents_and_removed_again)
 
     high = pass_insert(low, "node-name=high", NULL);
     ASSERT_TRUE(high != NULL);
-    EXPECT_TRUE(blk_node(disk.blk) == high && bdrv_filtered(high) == low);
+    EXPECT_TRUE(blk_node(disk.blk) == high && below(high) == low);
     EXPECT_EQ(run_read(disk.blk, 0, 512, buf), 0);
     EXPECT_EQ(requests_of(high), 1u);
     EXPECT_EQ(requests_of(low), 3u);
 
     EXPECT_EQ(bdrv_remove_filter(low, NULL), 0);
-    EXPECT_TRUE(bdrv_filtered(high) == disk.node);
+    EXPECT_TRUE(below(high) == disk.node);
     EXPECT_EQ(nb_nodes(), 2u);
     EXPECT_EQ(run_read(disk.blk, 0, 512, buf), 0);
     EXPECT_EQ(requests_of(high), 2u);
@@ -353,7 +360,7 @@ TEST(filters, one_that_somebody_else_refers_to_stays_and_can_be_inserted_elsewhe
     bdrv_ref(filter);
     EXPECT_EQ(bdrv_remove_filter(filter, NULL), 0);
     EXPECT_TRUE(bdrv_find("f") == filter);
-    EXPECT_TRUE(bdrv_filtered(filter) == disk.node);
+    EXPECT_TRUE(below(filter) == disk.node);
     EXPECT_FALSE(filter->drain.covered);
     bdrv_unref(filter);
     EXPECT_EQ(nb_nodes(), 1u);

@@ -17,6 +17,7 @@
 #include "block/tests/mem-driver.h"
 #include "block/tests/pass-driver.h"
 #include "io/aio/iothread.h"
+#include "io/base/thread.h"
 
 #define NB_THREADS  4
 #define NB_WORKERS  (NB_THREADS * 3)
@@ -128,6 +129,7 @@ static BlockNode *random_node(Changer *c, bool filters)
     unsigned steps = random_below(&c->random, filters ? nb : nb + 1);
     BlockNode *node = blk_node(c->disk->blk);
 
+    graph_assert_main();
     while (steps-- > 0) {
         node = bdrv_filtered(node);
     }
@@ -297,6 +299,7 @@ static main_fn void torture(const MemConfig *config, uint64_t seed)
     Env env;
     Error err;
 
+    assert_main();
     env_init(&env, 0);
     mem_open(&disk, config);
     atomic_store(&disk.yield, MEM_YIELD_TWICE);
