@@ -83,28 +83,31 @@ static void throttle_drained_end(BlockNode *node)
     throttle_member_hold_back(member_of(node));
 }
 
-static co_fn int throttle_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                                    const struct iovec *iov, int niov, BlkFlags flags)
+static co_fn GRAPH_RD int throttle_co_preadv(BlockNode *node, uint64_t offset_bytes,
+                                             uint64_t len_bytes, const struct iovec *iov, int niov,
+                                             BlkFlags flags)
 {
     throttle_co_request(member_of(node), THROTTLE_READ, len_bytes);
     return bdrv_co_preadv(bdrv_filtered(node), offset_bytes, len_bytes, iov, niov, flags);
 }
 
-static co_fn int throttle_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                                     const struct iovec *iov, int niov, BlkFlags flags)
+static co_fn GRAPH_RD int throttle_co_pwritev(BlockNode *node, uint64_t offset_bytes,
+                                              uint64_t len_bytes, const struct iovec *iov, int niov,
+                                              BlkFlags flags)
 {
     throttle_co_request(member_of(node), THROTTLE_WRITE, len_bytes);
     return bdrv_co_pwritev(bdrv_filtered(node), offset_bytes, len_bytes, iov, niov, flags);
 }
 
-static co_fn int throttle_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes)
+static co_fn GRAPH_RD int throttle_co_pdiscard(BlockNode *node, uint64_t offset_bytes,
+                                               uint64_t len_bytes)
 {
     throttle_co_request(member_of(node), THROTTLE_WRITE, 0);
     return bdrv_co_pdiscard(bdrv_filtered(node), offset_bytes, len_bytes);
 }
 
-static co_fn int throttle_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes,
-                                           uint64_t len_bytes, BlkFlags flags)
+static co_fn GRAPH_RD int throttle_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes,
+                                                    uint64_t len_bytes, BlkFlags flags)
 {
     throttle_co_request(member_of(node), THROTTLE_WRITE, len_bytes);
     return bdrv_co_pwrite_zeroes(bdrv_filtered(node), offset_bytes, len_bytes, flags);
