@@ -9,6 +9,7 @@
 
 #include <linux/virtio_blk.h>
 
+#include "block/block-acct.h"
 #include "virtio/virtio-blk.h"
 
 #define SECTOR_BYTES 512
@@ -18,6 +19,7 @@ struct VirtioBlk {
 
     /* read by every request */
     BlockBackend *blk;
+    BlkAcct *acct;     /* one a queue, of its home context */
     uint64_t features; /* negotiated; 0 while no driver is there */
     bool read_only;
     bool may_unmap; /* write-zeroes may deallocate */

@@ -27,6 +27,8 @@ typedef struct BlkRequest {
     VqElem *elem;
     uint32_t type;
     uint64_t sector;
+    BlkAcctOp op;        /* what it counts as; BLK_ACCT_NB_OPS: nothing */
+    uint64_t len_bytes;  /* that it counts for */
     uint32_t read_bytes; /* data bytes written to the guest, from the first writable one on */
 } BlkRequest;
 
@@ -119,6 +121,8 @@ static co_fn int do_read(BlkRequest *req)
     uint64_t len_bytes = elem->in_bytes;
     int ret = check_data(req, len_bytes);
 
+    req->op = BLK_ACCT_READ;
+    req->len_bytes = len_bytes;
     if (unlikely(ret < 0)) {
         return ret;
     }
@@ -136,11 +140,19 @@ static co_fn int do_write(BlkRequest *req)
     uint64_t len_bytes = elem->out_bytes;
     int ret = unlikely(req->vblk->read_only) ? -EPERM : check_data(req, len_bytes);
 
+    req->op = BLK_ACCT_WRITE;
+    req->len_bytes = len_bytes;
     if (unlikely(ret < 0)) {
         return ret;
     }
     return blk_co_pwritev(req->vblk->blk, req->sector * SECTOR_BYTES, len_bytes, elem->iov,
                           elem->nb_out, 0);
+}
+
+static co_fn int do_flush(BlkRequest *req)
+{
+    req->op = BLK_ACCT_FLUSH;
+    return blk_co_flush(req->vblk->blk);
 }
 
 static int do_get_id(BlkRequest *req)
@@ -195,7 +207,7 @@ static int ranges_check(const BlkRequest *req, const BlkRange *ranges, int nb_ra
     return 0;
 }
 
-static co_fn int do_range(const BlkRequest *req, const BlkRange *range)
+static co_fn int do_range(BlkRequest *req, const BlkRange *range)
 {
     const VirtioBlk *vblk = req->vblk;
     uint64_t offset_bytes = range->sector * SECTOR_BYTES;
@@ -205,6 +217,7 @@ static co_fn int do_range(const BlkRequest *req, const BlkRange *range)
     if (len_bytes == 0) {
         return 0;
     }
+    req->len_bytes += len_bytes;
     if (req->type == VIRTIO_BLK_T_DISCARD) {
         return blk_co_pdiscard(vblk->blk, offset_bytes, len_bytes);
     }
@@ -219,6 +232,7 @@ static NOINLINE co_fn int do_ranges(BlkRequest *req)
     BlkRange ranges[VIRTIO_BLK_RANGES_MAX];
     int nb_ranges, ret;
 
+    req->op = discard ? BLK_ACCT_DISCARD : BLK_ACCT_WRITE_ZEROES;
     if (vblk->read_only) {
         return -EPERM;
     }
@@ -247,7 +261,7 @@ static co_fn int carry_out(BlkRequest *req)
     case VIRTIO_BLK_T_OUT:
         return do_write(req);
     case VIRTIO_BLK_T_FLUSH:
-        return blk_co_flush(req->vblk->blk);
+        return do_flush(req);
     case VIRTIO_BLK_T_GET_ID:
         return do_get_id(req);
     case VIRTIO_BLK_T_DISCARD:
@@ -276,7 +290,11 @@ static void complete(VqElem *elem, uint8_t *status, int ret, uint32_t read_bytes
 void virtio_blk_req_entry(void *opaque)
 {
     VqElem *elem = opaque;
-    BlkRequest req = { .vblk = container_of(elem->vq->vdev, VirtioBlk, vdev), .elem = elem };
+    BlkRequest req = {
+        .vblk = container_of(elem->vq->vdev, VirtioBlk, vdev), .elem = elem, .op = BLK_ACCT_NB_OPS
+    };
+    BlkAcct *acct = &req.vblk->acct[elem->vq->index];
+    int64_t start_ns = blk_acct_batch_ns(acct);
     uint8_t *status = take_status(elem);
     struct virtio_blk_outhdr header;
     int ret = -EINVAL;
@@ -290,6 +308,9 @@ void virtio_blk_req_entry(void *opaque)
         req.type = le32toh(header.type);
         req.sector = le64toh(header.sector);
         ret = carry_out(&req);
+    }
+    if (likely(req.op != BLK_ACCT_NB_OPS)) {
+        blk_acct_end(acct, req.op, start_ns, req.len_bytes, ret < 0);
     }
     complete(elem, status, ret, req.read_bytes);
 }

@@ -125,9 +125,13 @@ static co_fn void blk_co_config_write(VirtioDevice *vdev, size_t offset, const v
 
 static void blk_handle_queue(VirtioDevice *vdev, VirtQueue *vq)
 {
+    BlkAcct *acct = &to_blk(vdev)->acct[vq->index];
     VqElem *elem;
 
     for (unsigned i = 0; i < VQ_BATCH_MAX && (elem = vq_pop(vq)); i++) {
+        if (i == 0) {
+            blk_acct_begin_batch(acct);
+        }
         Coroutine *co = co_create(virtio_blk_req_entry, elem);
 
         if (unlikely(!co)) {
@@ -252,6 +256,18 @@ static int blk_configure(VirtioBlk *vblk, const VirtioBlkParams *params, const G
     return 0;
 }
 
+static int create_acct(VirtioBlk *vblk, unsigned nb_queues)
+{
+    vblk->acct = aligned_alloc(CACHE_LINE_BYTES, nb_queues * sizeof(*vblk->acct));
+    if (!vblk->acct) {
+        return -ENOMEM;
+    }
+    for (unsigned i = 0; i < nb_queues; i++) {
+        blk_acct_init(&vblk->acct[i]);
+    }
+    return 0;
+}
+
 VirtioBlk *virtio_blk_create(const VirtioBlkParams *params, BlockBackend *blk,
                              const GuestMemory *gm, Error *err)
 {
@@ -262,6 +278,11 @@ VirtioBlk *virtio_blk_create(const VirtioBlkParams *params, BlockBackend *blk,
         return NULL;
     }
     vblk->blk = blk;
+    if (create_acct(vblk, params->nb_queues) < 0) {
+        error_set(err, -ENOMEM, "%s: out of memory", params->id);
+        virtio_blk_destroy(vblk);
+        return NULL;
+    }
     if (blk_configure(vblk, params, gm, err) < 0) {
         virtio_blk_destroy(vblk);
         return NULL;
@@ -274,9 +295,18 @@ void virtio_blk_destroy(VirtioBlk *vblk)
 {
     if (vblk) {
         blk_set_user(vblk->blk, NULL, NULL);
+        for (unsigned i = 0; i < vblk->vdev.nb_queues; i++) {
+            blk_acct_finish(&vblk->acct[i]);
+        }
         vdev_finish(&vblk->vdev);
+        free(vblk->acct);
         free(vblk);
     }
+}
+
+const BlkAcct *virtio_blk_acct(const VirtioBlk *vblk, unsigned queue)
+{
+    return &vblk->acct[queue];
 }
 
 VirtioDevice *virtio_blk_device(VirtioBlk *vblk)

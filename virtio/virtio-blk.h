@@ -13,6 +13,7 @@
 #ifndef VIRTIO_VIRTIO_BLK_H
 #define VIRTIO_VIRTIO_BLK_H
 
+#include "block/block-acct.h"
 #include "block/block-backend.h"
 #include "virtio/virtio-device.h"
 
@@ -33,5 +34,8 @@ VirtioBlk *virtio_blk_create(const VirtioBlkParams *params, BlockBackend *blk,
 void virtio_blk_destroy(VirtioBlk *vblk);
 
 VirtioDevice *virtio_blk_device(VirtioBlk *vblk) NONNULL(1);
+
+/* virtio_blk_acct - what a queue's requests have been, since the device was created */
+const BlkAcct *virtio_blk_acct(const VirtioBlk *vblk, unsigned queue) NONNULL(1);
 
 #endif

@@ -182,6 +182,18 @@ void vq_break(VirtQueue *vq, const char *fmt, ...)
 
 /* --- elements --- */
 
+/* One writer: no locked instruction is needed. */
+static inline unsigned in_flight_set(VirtQueue *vq, unsigned nb)
+{
+    atomic_store_explicit(&vq->in_flight, nb, memory_order_relaxed);
+    return nb;
+}
+
+static inline unsigned in_flight(const VirtQueue *vq)
+{
+    return atomic_load_explicit(&vq->in_flight, memory_order_relaxed);
+}
+
 VqElem *vq_pop(VirtQueue *vq)
 {
     VqElem *elem = vq->free_elems;
@@ -200,7 +212,7 @@ VqElem *vq_pop(VirtQueue *vq)
     }
     vq->free_elems = elem->next_free;
     elem->in_use = true;
-    vq->in_flight++;
+    in_flight_set(vq, in_flight(vq) + 1);
     vq_count(&vq->stats.requests);
     return elem;
 }
@@ -210,7 +222,7 @@ static inline void elem_free(VirtQueue *vq, VqElem *elem)
     elem->in_use = false;
     elem->next_free = vq->free_elems;
     vq->free_elems = elem;
-    if (--vq->in_flight == 0 && unlikely(vq->stop_waiter)) {
+    if (in_flight_set(vq, in_flight(vq) - 1) == 0 && unlikely(vq->stop_waiter)) {
         aio_co_wake(vq->stop_waiter);
     }
 }

@@ -90,7 +90,7 @@ struct VirtQueue {
     uint16_t signalled_used; /* used index at the last interrupt decision */
     bool notifications_on;
     bool polling;       /* a polling window is open: notifications stay off */
-    unsigned in_flight; /* popped, not yet pushed */
+    _Atomic unsigned in_flight; /* popped, not yet pushed */
     VqElem *free_elems;
     uint8_t *head_in_flight;         /* a byte for each head */
     const GuestMemoryRegion *region; /* of the last buffer: most are in the same one */

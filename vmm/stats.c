@@ -2,7 +2,7 @@
  * stats.c - counters of threads and queues as JSON, for `--stats`
  *
  * The words are read while their owners may still run: each is right, together they are not a
- * snapshot. Names are ids (letters, digits, '-', '_', '.'), so nothing needs escaping.
+ * snapshot. Names are ids (letters, digits, '-', '_', '.'), so nothing needs escaping. What the words mean is said in penstock(1).
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -66,30 +66,66 @@ static main_fn void write_iothreads(FILE *f, const Machine *machine)
     }
 }
 
-static void write_queue(FILE *f, const Disk *disk, const VirtQueue *vq)
+/* Requests by kind, as members of an object that has others before. */
+static void write_requests(FILE *f, const BlkAcctTotals *totals, const char *indent)
+{
+    for (unsigned i = 0; i < BLK_ACCT_NB_OPS; i++) {
+        const BlkAcctOpTotals *op = &totals->op[i];
+
+        fprintf(f,
+                ",\n%s\"%s\": {\"requests\": %" PRIu64 ", \"bytes\": %" PRIu64
+                ", \"errors\": %" PRIu64 ", \"merges\": 0, \"mean_ns\": %" PRIu64,
+                indent, blk_acct_op_names[i], op->requests, op->bytes, op->errors,
+                op->requests > 0 ? op->sum_ns / op->requests : 0);
+        fprintf(f,
+                ", \"p50_ns\": %" PRId64 ", \"p90_ns\": %" PRId64 ", \"p99_ns\": %" PRId64
+                ", \"p99_9_ns\": %" PRId64 ", \"p99_99_ns\": %" PRId64 "}",
+                blk_acct_percentile_ns(op, 5000), blk_acct_percentile_ns(op, 9000),
+                blk_acct_percentile_ns(op, 9900), blk_acct_percentile_ns(op, 9990),
+                blk_acct_percentile_ns(op, 9999));
+    }
+}
+
+static void write_queue(FILE *f, const Disk *disk, const VirtQueue *vq, BlkAcctTotals *disk_totals)
 {
     const VqStats *s = &vq->stats;
+    const BlkAcct *acct = virtio_blk_acct(disk->vblk, vq->index);
+    BlkAcctTotals totals = { 0 };
 
+    blk_acct_add(acct, &totals);
+    blk_acct_add(acct, disk_totals);
     fprintf(f,
             "%s\n       {\"index\": %u, \"iothread\": \"%s\", \"requests\": %" PRIu64
             ", \"kicks\": %" PRIu64 ", \"polled\": %" PRIu64 ", \"batches\": %" PRIu64
-            ", \"notifications\": %" PRIu64 "}",
+            ", \"notifications\": %" PRIu64 ", \"in_flight\": %u",
             vq->index == 0 ? "" : ",", vq->index, iothread_id(disk->iothreads[vq->index]),
-            s->requests, s->kicks, s->polled, s->batches, s->notifications);
+            s->requests, s->kicks, s->polled, s->batches, s->notifications,
+            atomic_load(&vq->in_flight));
+    write_requests(f, &totals, "        ");
+    fprintf(f, "}");
+}
+
+static void write_disk(FILE *f, const Disk *disk, const char *id)
+{
+    const VirtioDevice *vdev = virtio_blk_device(disk->vblk);
+    BlkAcctTotals totals = { 0 };
+    unsigned in_flight = 0;
+
+    fprintf(f, "\n    {\"id\": \"%s\", \"queues\": [", id);
+    for (unsigned q = 0; q < vdev->nb_queues; q++) {
+        write_queue(f, disk, &vdev->queues[q], &totals);
+        in_flight += atomic_load(&vdev->queues[q].in_flight);
+    }
+    fprintf(f, "],\n     \"in_flight\": %u", in_flight);
+    write_requests(f, &totals, "     ");
+    fprintf(f, "}");
 }
 
 static void write_disks(FILE *f, const Machine *machine)
 {
     for (unsigned d = 0; d < machine->nb_disks; d++) {
-        const Disk *disk = &machine->disks[d];
-        const VirtioDevice *vdev = virtio_blk_device(disk->vblk);
-
-        fprintf(f, "%s\n    {\"id\": \"%s\", \"queues\": [", d == 0 ? "" : ",",
-                machine->config->disks[d].id);
-        for (unsigned q = 0; q < vdev->nb_queues; q++) {
-            write_queue(f, disk, &vdev->queues[q]);
-        }
-        fprintf(f, "]}");
+        fputs(d == 0 ? "" : ",", f);
+        write_disk(f, &machine->disks[d], machine->config->disks[d].id);
     }
 }
 

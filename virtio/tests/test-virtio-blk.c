@@ -1246,4 +1246,38 @@ TEST(vblk, a_file_holds_what_the_guest_wrote)
     device_end();
 }
 
+/* --- accounting --- */
+
+TEST(vblk, requests_are_counted_by_kind_with_bytes_and_errors)
+{
+    BlkAcctTotals totals = { 0 };
+
+    begin();
+    EXPECT_EQ(run_write(0, 4096), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(run_read(0, 1024), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(run_read(8, 512), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(run(VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(run(VIRTIO_BLK_T_GET_ID, 0, 0, 20), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(run(77, 0, 0, 0), VIRTIO_BLK_S_UNSUPP);
+    EXPECT_EQ(run_ranges(VIRTIO_BLK_T_WRITE_ZEROES, (Range[]){ { 0, 3, 0 }, { 8, 2, 0 } }, 2),
+              VIRTIO_BLK_S_OK);
+    EXPECT_EQ(run_range(VIRTIO_BLK_T_DISCARD, 0, 8, 0), VIRTIO_BLK_S_OK);
+    disk.fail_code = -EIO;
+    atomic_store(&disk.fail_nth, 1);
+    EXPECT_EQ(run_read(0, 512), VIRTIO_BLK_S_IOERR);
+    blk_acct_add(virtio_blk_acct(vblk, 0), &totals);
+    EXPECT_EQ(totals.op[BLK_ACCT_READ].requests, 3);
+    EXPECT_EQ(totals.op[BLK_ACCT_READ].bytes, 1536);
+    EXPECT_EQ(totals.op[BLK_ACCT_READ].errors, 1);
+    EXPECT_TRUE(blk_acct_percentile_ns(&totals.op[BLK_ACCT_READ], 9999) > 0);
+    EXPECT_EQ(totals.op[BLK_ACCT_WRITE].requests, 1);
+    EXPECT_EQ(totals.op[BLK_ACCT_WRITE].bytes, 4096);
+    EXPECT_EQ(totals.op[BLK_ACCT_WRITE].errors, 0);
+    EXPECT_EQ(totals.op[BLK_ACCT_FLUSH].requests, 1);
+    EXPECT_EQ(totals.op[BLK_ACCT_WRITE_ZEROES].requests, 1);
+    EXPECT_EQ(totals.op[BLK_ACCT_WRITE_ZEROES].bytes, 5 * SECTOR);
+    EXPECT_EQ(totals.op[BLK_ACCT_DISCARD].bytes, 8 * SECTOR);
+    device_end();
+}
+
 TEST_MAIN()
