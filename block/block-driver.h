@@ -37,6 +37,7 @@ typedef struct BlockNodeIo BlockNodeIo;
 typedef enum BlkFlags {
     BLK_FUA = 1 << 0,       /* on stable storage before it completes */
     BLK_MAY_UNMAP = 1 << 1, /* write-zeroes may deallocate */
+    BLK_NO_FALLBACK = 1 << 2, /* write-zeroes: -EOPNOTSUPP rather than write zeroes as data */
 } BlkFlags;
 
 /* What co_block_status says of a range. */
@@ -108,8 +109,8 @@ typedef struct BlockDriver {
     int (*co_flush)(BlockNode *node) co_fn_ptr;
     /* Advice; contents undefined afterwards. NULL or -EOPNOTSUPP: ignored. */
     int (*co_pdiscard)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes) co_fn_ptr;
-    /* Reads zeroes afterwards. NULL or -EOPNOTSUPP: block-io.c writes zeroes. @flags: BLK_MAY_UNMAP
-     * at most; for BLK_FUA a flush follows. */
+    /* Reads zeroes afterwards. NULL or -EOPNOTSUPP: block-io.c writes zeroes, but not with
+     * BLK_NO_FALLBACK. @flags: that and BLK_MAY_UNMAP at most; for BLK_FUA a flush follows. */
     int (*co_pwrite_zeroes)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                             BlkFlags flags) co_fn_ptr;
     /* BlkStatus of the bytes at @offset_bytes; *ret_len_bytes, 1 .. @len_bytes, for how many it

@@ -480,7 +480,7 @@ static co_fn int zero_blocks(BlockNode *node, uint64_t offset_bytes, uint64_t le
         ret = driver->co_pwrite_zeroes
                   ? driver->co_pwrite_zeroes(node, offset_bytes, piece_bytes, flags)
                   : -EOPNOTSUPP;
-        if (ret == -EOPNOTSUPP) {
+        if (ret == -EOPNOTSUPP && !(flags & BLK_NO_FALLBACK)) {
             ret = write_zero_data(node, offset_bytes, piece_bytes, 0);
         }
         offset_bytes += piece_bytes;

@@ -583,6 +583,9 @@ static co_fn int file_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, u
             return ret;
         }
     }
+    if (s->is_device && (flags & BLK_NO_FALLBACK)) {
+        return -EOPNOTSUPP; /* the kernel would write them without telling */
+    }
     if (s->is_device) {
         return try_ioctl(s, BLKZEROOUT, &s->no_zero_range, offset_bytes, len_bytes);
     }

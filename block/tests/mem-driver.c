@@ -304,7 +304,7 @@ static co_fn int mem_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, ui
 
     check_range(node, offset_bytes, len_bytes);
     check(disk, len_bytes <= node->limits.max_write_zeroes_bytes);
-    check(disk, (flags & ~BLK_MAY_UNMAP) == 0);
+    check(disk, (flags & ~(BLK_MAY_UNMAP | BLK_NO_FALLBACK)) == 0);
     if (flags & BLK_MAY_UNMAP) {
         atomic_fetch_add(&disk->stats.unmap, 1);
     }

@@ -576,6 +576,21 @@ TEST(block_io, zeroes_are_written_as_data_when_the_driver_cannot)
     env_finish(&env);
 }
 
+TEST(block_io, zeroes_are_not_written_as_data_without_a_fallback)
+{
+    Env env;
+    MemDisk disk;
+
+    env_init(&env, 0);
+    mem_open(&disk, &(MemConfig){ .length_bytes = 64 * KIB, .no_zeroes = true });
+    memset(disk.data, 'x', 64 * KIB);
+    EXPECT_EQ(run_zeroes(disk.blk, 0, 64 * KIB, BLK_NO_FALLBACK), -EOPNOTSUPP);
+    EXPECT_EQ(disk.stats.ops[MEM_WRITE], 0u);
+    EXPECT_EQ(disk.data[0], 'x');
+    EXPECT_EQ(mem_close(&disk), 0);
+    env_finish(&env);
+}
+
 TEST(block_io, discard_is_shrunk_to_what_the_driver_takes)
 {
     Env env;
