@@ -11,6 +11,7 @@
 #include "io/base/error.h"
 
 int cmd_run(int argc, char **argv);
+int cmd_export(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 
 /* "penstock: MESSAGE" on stderr */

@@ -13,6 +13,7 @@ static const char help[] =
     "usage: penstock COMMAND [options]\n"
     "\n"
     "  run      boot a Linux guest, or any PVH payload, with virtio-blk disks\n"
+    "  export   serve disks to other programs over NBD\n"
     "  check    tell what this host offers: KVM, io_uring, limits, and what to do about them\n"
     "\n"
     "penstock COMMAND --help tells the options; penstock(1) has the whole manual.\n";
@@ -22,6 +23,7 @@ static const struct {
     int (*fn)(int argc, char **argv);
 } commands[] = {
     { "run", cmd_run },
+    { "export", cmd_export },
     { "check", cmd_check },
 };
 

@@ -1,0 +1,55 @@
+/*
+ * ExportConfig - what a command line of `penstock export` asks for
+ *
+ * Layer:     vmm
+ * Threading: main thread.
+ * Lifetime:  export_config_parse() .. export_config_finish(), when it failed, too; a disk's Opts are
+ *            consumed when it is opened.
+ */
+#ifndef VMM_EXPORT_CONFIG_H
+#define VMM_EXPORT_CONFIG_H
+
+#include "block/nbd/nbd-uri.h"
+#include "io/base/log.h"
+#include "io/base/opts.h"
+
+#define EXPORT_DISKS_MAX     64
+#define EXPORT_URIS_MAX      16
+#define EXPORT_IOTHREADS_MAX 64
+
+typedef struct ExportDisk {
+    Opts opts; /* what is left is for the block layer */
+    char *id;
+    char *name;        /* NULL = not said */
+    char *description; /* NULL = none */
+} ExportDisk;
+
+typedef struct ExportConfig {
+    unsigned nb_disks;
+    ExportDisk disks[EXPORT_DISKS_MAX];
+    unsigned nb_uris;
+    NbdUri uris[EXPORT_URIS_MAX];
+    bool tls_optional;
+    unsigned nb_iothreads;    /* 0 = not said */
+    unsigned max_connections; /* likewise */
+    unsigned max_requests;
+    uint64_t connection_memory_bytes;
+    uint64_t handshake_timeout_s;
+    uint64_t stop_timeout_s;
+    unsigned max_workers;
+    bool fork;
+    char *pid_file; /* NULL = none */
+    LogLevel log_level;
+    bool help;
+} ExportConfig;
+
+/* export_config_parse - @argv[0] is passed over. Errors: -EINVAL naming the option and the value */
+int export_config_parse(ExportConfig *config, int argc, char **argv, Error *err)
+    NONNULL(1, 3) WARN_UNUSED;
+void export_config_finish(ExportConfig *config);
+/* export_config_name - what the export of disk @index is called */
+const char *export_config_name(const ExportConfig *config, unsigned index) NONNULL(1);
+
+extern const char export_help[];
+
+#endif
