@@ -15,7 +15,7 @@
 #include "io/aio/aio-worker.h"
 #include "io/aio/tests/aio-test.h"
 
-#define CONTEXTS      5
+#define CONTEXTS      8
 #define TOKENS        8
 #define TOKEN_HOPS    2000
 #define TRAVELLERS    16
@@ -26,6 +26,11 @@
 #define CHURNS        200
 #define READERS       4
 #define READS         300
+#define PAIRS         4
+#define RALLIES       2000
+#define TOGGLERS      3
+#define TOGGLES       300
+#define CLOCK_CHANGES 300
 
 static IOThread *threads[CONTEXTS];
 static AioContext *contexts[CONTEXTS];
@@ -100,12 +105,19 @@ static void traveller_entry(void *opaque)
 
 /* --- timers --- */
 
+static AioClock guest_clock; /* of every second one; stopped, stepped and started all the time */
+
 typedef struct Shooter {
     AioTimer timer;
     AioContext *ctx;
     unsigned seed;
     int shots;
 } Shooter;
+
+static int64_t shooter_now_ns(const Shooter *s)
+{
+    return s->timer.clock ? aio_clock_now_ns(s->timer.clock) : aio_now_ns();
+}
 
 static void shooter_cb(void *opaque)
 {
@@ -116,15 +128,34 @@ static void shooter_cb(void *opaque)
         return;
     }
     s->seed = s->seed * 1103515245 + 12345;
-    aio_timer_arm(&s->timer, aio_now_ns() + (s->seed >> 16) % 200000);
+    aio_timer_arm(&s->timer, shooter_now_ns(s) + (s->seed >> 16) % 200000);
 }
 
 static void shooter_start_bh(void *opaque)
 {
     Shooter *s = opaque;
 
-    aio_timer_init(&s->timer, s->ctx, shooter_cb, s);
-    aio_timer_arm(&s->timer, aio_now_ns());
+    if (s->seed % 2) {
+        aio_timer_init_on(&s->timer, s->ctx, &guest_clock, shooter_cb, s);
+    } else {
+        aio_timer_init(&s->timer, s->ctx, shooter_cb, s);
+    }
+    aio_timer_arm(&s->timer, shooter_now_ns(s));
+}
+
+/* One coroutine, so one thread at a time, changes the clock. */
+static co_fn void clock_entry(void *opaque)
+{
+    unsigned seed = 99;
+
+    for (int i = 0; i < CLOCK_CHANGES; i++) {
+        aio_co_reschedule_self(random_context(&seed));
+        aio_clock_stop(&guest_clock);
+        aio_clock_step(&guest_clock, 50000);
+        aio_co_reschedule_self(random_context(&seed));
+        aio_clock_start(&guest_clock);
+    }
+    actor_ended();
 }
 
 /* --- churners: a handler for a new pair of sockets each time, written to from elsewhere --- */
@@ -155,7 +186,7 @@ static void churner_write_bh(void *opaque)
 
 static void churner_entry(void *opaque)
 {
-    static const AioHandlerOps ops = { .read = churner_read };
+    static const AioHandlerOps ops = { .read = churner_read, .external = true };
     Churner *c = opaque;
 
     assert_in_coroutine();
@@ -173,6 +204,73 @@ static void churner_entry(void *opaque)
         co_yield();
         close(c->fds[0]);
         close(c->fds[1]);
+    }
+    actor_ended();
+}
+
+/* --- togglers: switch the churners' handlers off and on, here and there --- */
+
+typedef struct Toggler {
+    unsigned seed;
+    AioContext *ctx; /* where they are off now */
+    int toggles;
+} Toggler;
+
+static void toggle_off_bh(void *opaque);
+
+static void toggle_on_bh(void *opaque)
+{
+    Toggler *t = opaque;
+
+    aio_external_on(t->ctx);
+    if (++t->toggles == TOGGLES) {
+        actor_ended();
+        return;
+    }
+    aio_bh_schedule_oneshot(random_context(&t->seed), toggle_off_bh, t);
+}
+
+static void toggle_off_bh(void *opaque)
+{
+    Toggler *t = opaque;
+
+    t->ctx = aio_current();
+    aio_external_off(t->ctx);
+    aio_bh_schedule_oneshot(t->ctx, toggle_on_bh, t);
+}
+
+/* --- pairs: two coroutines in different contexts that wake each other --- */
+
+typedef struct Pair {
+    AioContext *ctx[2];
+    Coroutine *co[2];
+    int rallies; /* plain: whoever is awake has it */
+} Pair;
+
+static co_fn void second_player_entry(void *opaque)
+{
+    Pair *p = opaque;
+
+    p->co[1] = co_self();
+    while (p->rallies < RALLIES) {
+        p->rallies++;
+        aio_co_wake(p->co[0]);
+        co_yield();
+    }
+    p->rallies++;
+    aio_co_wake(p->co[0]);
+}
+
+static co_fn void first_player_entry(void *opaque)
+{
+    Pair *p = opaque;
+
+    p->co[0] = co_self();
+    aio_co_schedule(p->ctx[1], co_create(second_player_entry, p));
+    co_yield();
+    while (p->rallies <= RALLIES) {
+        aio_co_wake(p->co[1]);
+        co_yield();
     }
     actor_ended();
 }
@@ -218,6 +316,10 @@ static main_fn void start_threads(void)
     for (unsigned i = 0; i < CONTEXTS; i++) {
         /* some poll, some sleep at once */
         AioParams params = { .poll_max_ns = i % 2 ? 10000 : 0, .ring_entries = i % 3 ? 8 : 0 };
+
+        if (i >= CONTEXTS - 2) {
+            params.monitor = AIO_MONITOR_EPOLL; /* side by side with the others, whatever they are */
+        }
         Error err;
 
         threads[i] = iothread_create("torture", &params, &err);
@@ -253,6 +355,8 @@ TEST_ON_EACH_RING(aio_torture, all_actors_come_to_their_ends)
     static Shooter shooters[TIMERS];
     static Churner churners[CHURNERS];
     static Reader readers[READERS];
+    static Toggler togglers[TOGGLERS];
+    static Pair pairs[PAIRS];
     unsigned seed = 42;
     int fd = open_blocks();
 
@@ -260,7 +364,10 @@ TEST_ON_EACH_RING(aio_torture, all_actors_come_to_their_ends)
     start_threads();
     co_mutex_init(&shared_mutex);
     aio_file_init(&file, fd);
-    atomic_store(&actors_left, TOKENS + TRAVELLERS + TIMERS + CHURNERS + READERS);
+    aio_clock_init(&guest_clock);
+    aio_clock_start(&guest_clock);
+    atomic_store(&actors_left, TOKENS + TRAVELLERS + TIMERS + 1 + CHURNERS + READERS + TOGGLERS +
+                                   PAIRS);
     for (unsigned i = 0; i < TOKENS; i++) {
         tokens[i].seed = seed++;
         aio_bh_schedule_oneshot(random_context(&seed), token_bh, &tokens[i]);
@@ -282,6 +389,16 @@ TEST_ON_EACH_RING(aio_torture, all_actors_come_to_their_ends)
         readers[i].seed = seed++;
         aio_co_schedule(random_context(&seed), co_create(reader_entry, &readers[i]));
     }
+    for (unsigned i = 0; i < TOGGLERS; i++) {
+        togglers[i].seed = seed++;
+        aio_bh_schedule_oneshot(random_context(&seed), toggle_off_bh, &togglers[i]);
+    }
+    for (unsigned i = 0; i < PAIRS; i++) {
+        pairs[i].ctx[0] = contexts[i];
+        pairs[i].ctx[1] = contexts[CONTEXTS - 1 - i];
+        aio_co_schedule(pairs[i].ctx[0], co_create(first_player_entry, &pairs[i]));
+    }
+    aio_co_schedule(contexts[0], co_create(clock_entry, NULL));
     AIO_WAIT_WHILE(home, atomic_load(&actors_left) > 0);
     aio_file_finish(&file);
     close(fd);
@@ -291,6 +408,9 @@ TEST_ON_EACH_RING(aio_torture, all_actors_come_to_their_ends)
     EXPECT_EQ(shared_sum, TRAVELLERS * ((TRAVELS + 7) / 8));
     for (unsigned i = 0; i < TOKENS; i++) {
         EXPECT_EQ(tokens[i].hops, TOKEN_HOPS);
+    }
+    for (unsigned i = 0; i < PAIRS; i++) {
+        EXPECT_EQ(pairs[i].rallies, RALLIES + 1);
     }
     co_mutex_finish(&shared_mutex);
     aio_context_destroy(home);
