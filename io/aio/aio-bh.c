@@ -35,7 +35,7 @@ struct AioBh {
     AioContext *ctx;
     AioCallback *cb;
     void *opaque;
-    AioBh *next; /* in the stack (written before the push) or the ready list */
+    AioBh *next;        /* in the stack (written before the push) or the ready list */
     ListNode idle_node; /* in ctx->bh_idle */
     _Atomic unsigned flags;
 };
@@ -58,8 +58,7 @@ static void bh_enqueue(AioBh *bh, unsigned flags)
 {
     AioContext *ctx = bh->ctx;
     /* release: pairs with bh_take() */
-    unsigned old =
-        atomic_fetch_or_explicit(&bh->flags, flags | BH_QUEUED, memory_order_acq_rel);
+    unsigned old = atomic_fetch_or_explicit(&bh->flags, flags | BH_QUEUED, memory_order_acq_rel);
 
     if (old & BH_QUEUED) {
         return; /* who queued it notifies after that */

@@ -7,8 +7,8 @@
  *            contexts at once. Opening and closing happen in the main thread.
  * Lifetime:  aio_file_init() borrows the descriptor; aio_file_finish() when no request is in flight.
  *
- * In a context on epoll a request is a call in a worker thread (aio-worker.h), and neither fixed files
- * nor fixed buffers mean anything. On io_uring:
+ * In a context on epoll a request is a call in a worker thread (aio-worker.h), and neither fixed
+ * files nor fixed buffers mean anything. On io_uring:
  * Fixed files: each ring gets the descriptor registered on first use, at the same slot in every
  * ring, where the kernel has sparse tables; else plain descriptors are used. Fixed buffers: guest
  * RAM is registered once for all contexts by aio_buffers_register(); a request with a

@@ -11,8 +11,8 @@
  *   (2) A dead handler is never called.
  *   (3) A handler is freed only when it is dead, not armed (no completion that names it can come)
  *       and no pass runs (no list walk and no caller stands on it).
- *   (4) poll_begin and poll_end of a handler alternate; a handler that goes away, is switched off or
- *       loses its probe gets the poll_end it is owed first.
+ *   (4) poll_begin and poll_end of a handler alternate; a handler that goes away, is switched off
+ *       or loses its probe gets the poll_end it is owed first.
  *   (5) handler.off is set exactly while external handlers are off and this is one. Then it is not
  *       called, and the monitor does not watch it.
  */

@@ -7,10 +7,10 @@
  * The files and their parts of the context:
  *   aio-context.c  the pass, the wake-up protocol, deferred calls, the list of all contexts
  *   aio-bh.c       bottom halves            aio-co.c       coroutines in contexts
- *   aio-timer.c    the heap                 aio-handler.c  fd handlers
- *   aio-poll.c     the polling window       aio-file.c     disk requests
+ *   aio-timer.c    the heaps                aio-handler.c  fd handlers
+ *   aio-poll.c     the polling windows      aio-file.c     disk requests
  *   aio-monitor.c  the choice of these two:
- *   aio-uring.c    the ring                 aio-uring-file.c  requests, fixed files and buffers there
+ *   aio-uring.c    the ring; aio-uring-file.c: requests, fixed files and buffers there
  *   aio-epoll.c    epoll, and requests in worker threads
  *
  * What waits for descriptors and disks is an AioMonitor. Nothing outside aio-uring*.c and the

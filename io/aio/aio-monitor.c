@@ -2,7 +2,7 @@
  * aio-monitor.c - which monitor a context gets
  *
  * io_uring, unless the parameters say epoll or the kernel refuses io_uring and the parameters leave
- * the choice: then epoll, with one warning for the whole process, because disks are slower that way.
+ * the choice: then epoll, with one warning for the whole process, because disks are slower so.
  */
 #include "io/aio/aio-int.h"
 #include "io/base/log.h"

@@ -126,8 +126,7 @@ static void heap_sift_down(AioTimerHeap *h, unsigned i, AioTimer *timer)
         if (child >= h->nb_timers) {
             break;
         }
-        if (child + 1 < h->nb_timers &&
-            heap[child + 1]->deadline_ns < heap[child]->deadline_ns) {
+        if (child + 1 < h->nb_timers && heap[child + 1]->deadline_ns < heap[child]->deadline_ns) {
             child++;
         }
         if (timer->deadline_ns <= heap[child]->deadline_ns) {

@@ -165,7 +165,8 @@ static void prep_rw(AioContext *ctx, struct io_uring_sqe *sqe, int fd, const Aio
     sqe->rw_flags = op->flags;
 }
 
-static void prep(AioContext *ctx, struct io_uring_sqe *sqe, const AioFile *file, const AioFileOp *op)
+static void prep(AioContext *ctx, struct io_uring_sqe *sqe, const AioFile *file,
+                 const AioFileOp *op)
 {
     bool fixed = file_is_fixed(ctx, file);
     int fd = fixed ? file->slot : file->fd;

@@ -1,15 +1,16 @@
 /*
  * aio-worker.c - the pool of threads for calls that block
  *
- *     NEW --[job_queue]--> QUEUED --[worker]--> BEGUN --[worker: done, aio_co_wake]--> at home again
+ *     NEW --[job_queue]--> QUEUED --[worker]--> BEGUN --[done, aio_co_wake]--> at home again
  *     NEW or QUEUED --[aio_job_cancel]--> CANCELLED --[done, aio_co_wake]--> at home again
  *
- * Only who changes the state, under the lock, from QUEUED to another has the job from then on. The job lives in the frame of the coroutine that waits for it; the worker's aio_co_wake() is the
- * last that the worker does with either, and hands the result over. A job that nobody waits for is
- * the worker's own, which frees it.
- * A worker is started when there are more jobs than idle workers to take them and fewer workers than
- * allowed; it ends after WORKER_IDLE_S without a job. Nothing waits for workers at the end
- * of the process: an idle one holds nothing, and a busy one has a coroutine that is waited for, or
+ * Who changes the state from QUEUED to another, under the lock, has the job from then on. It lives
+ * in the frame of the coroutine that waits for it; aio_co_wake() is the last that is done with
+ * either, and hands the result over. A job that nobody waits for is the worker's own, which frees
+ * it.
+ * A worker is started when there are more jobs than idle workers to take them and fewer workers
+ * than allowed; it ends after WORKER_IDLE_S without a job. Nothing waits for workers at the end of
+ * the process: an idle one holds nothing, and a busy one has a coroutine that is waited for, or
  * something that nobody waits for.
  */
 #include "io/aio/aio-worker.h"

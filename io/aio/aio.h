@@ -84,7 +84,7 @@ void aio_context_destroy(AioContext *ctx);
 const char *aio_context_monitor(const AioContext *ctx) NONNULL(1);
 const char *aio_context_name(const AioContext *ctx) NONNULL(1);
 
-/* A small number that is unique among live contexts, < AIO_CONTEXTS_MAX: index of per-context slots. */
+/* A small number that is unique among live contexts, < AIO_CONTEXTS_MAX: for per-context slots. */
 #define AIO_CONTEXTS_MAX 256
 unsigned aio_context_index(const AioContext *ctx) NONNULL(1);
 
@@ -132,9 +132,9 @@ AioBh *aio_bh_create(AioContext *ctx, AioCallback *cb, void *opaque) NONNULL(1, 
  * run. Lock-free (a push that another overtakes is tried again), no system call unless the home
  * thread sleeps; any thread, signal handler. What the caller wrote before is visible to it. */
 void aio_bh_schedule(AioBh *bh) NONNULL(1);
-/* aio_bh_schedule_idle - run it in the first pass that finds nothing else to do, instead of sleeping;
- * as long as there is always something else it does not run. aio_bh_schedule() overtakes it. One that
- * always schedules itself so keeps the loop awake. Otherwise like aio_bh_schedule(). */
+/* aio_bh_schedule_idle - run it in the first pass that finds nothing else to do, instead of
+ * sleeping; as long as there is always something else it does not run. aio_bh_schedule() overtakes
+ * it. One that always schedules itself so keeps the loop awake. Else like aio_bh_schedule(). */
 void aio_bh_schedule_idle(AioBh *bh) NONNULL(1);
 /* aio_bh_cancel - it will not run unless scheduled again. Home. */
 void aio_bh_cancel(AioBh *bh) NONNULL(1);
@@ -226,8 +226,8 @@ typedef struct AioHandlerOps {
 /*
  * aio_set_fd_handler - watch @fd; @ops NULL removes it (its poll_end is called first when a window
  * was open). A removed handler is not called any more, even in the pass that removes it.
- * Handlers are level-triggered: they are called while the fd is ready. While a window is open the fds of handlers
- * without a poll probe are seen through the completion ring, which the window also watches.
+ * Handlers are level-triggered: they are called while the fd is ready. While a window is open the
+ * fds of handlers without a poll probe are seen through the monitor, which the window also asks.
  * Context: home. Errors: none; running out of memory aborts.
  */
 void aio_set_fd_handler(AioContext *ctx, int fd, const AioHandlerOps *ops, void *opaque)
@@ -235,10 +235,10 @@ void aio_set_fd_handler(AioContext *ctx, int fd, const AioHandlerOps *ops, void 
 
 /*
  * aio_external_off, aio_external_on - switch the external handlers of @ctx off and on again
- * Off, they are neither called nor asked, also in the pass that switches them off; one in a window gets
- * its poll_end, so that what comes is noted in its descriptor. When they are on again the loop looks
- * at them once more, at the probes, too: what came meanwhile is served. Calls nest. Home; not kept
- * in order for other contexts: a drained section switches each one off in its own home.
+ * Off, they are neither called nor asked, also in the pass that switches them off; one in a window
+ * gets its poll_end, so that what comes is noted in its descriptor. When they are on again the loop
+ * looks at them once more, at the probes, too: what came meanwhile is served. Calls nest.
+ * Context: home. Who drains several contexts does so in the home of each.
  */
 void aio_external_off(AioContext *ctx) NONNULL(1);
 void aio_external_on(AioContext *ctx) NONNULL(1);

@@ -198,7 +198,7 @@ TEST_ON_EACH_RING(aio_file, more_requests_than_the_queue_and_the_completion_ring
  * The kernel keeps what finds the ring full and says so in the flag word. Submitting or sleeping
  * would fetch it by the way; here no pass does either, the last ones that count do nothing else.
  */
-TEST_ON_EACH_RING(aio_file, completions_that_found_the_ring_full_are_fetched_by_passes_that_do_not_wait)
+TEST_ON_EACH_RING(aio_file, completions_that_found_the_ring_full_need_no_sleep_to_be_fetched)
 {
     AioParams params = { .ring_entries = 4 }; /* 16 completions */
     AioContext *ctx = test_ring_context(&params);

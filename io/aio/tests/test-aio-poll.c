@@ -375,7 +375,8 @@ TEST_ON_EACH_RING(aio_poll, each_pass_enters_the_kernel_at_most_once)
             AioStats after = test_stats(ctx);
 
             EXPECT_LE(after.enters - before.enters, 1);
-            if (after.requests > before.requests && ctx->monitor == &uring_monitor) { /* found by polling: submitted at once */
+            if (after.requests > before.requests && ctx->monitor == &uring_monitor) {
+                /* found by polling: submitted at once */
                 EXPECT_EQ(after.enters - before.enters, 1);
                 EXPECT_GE(after.sqes - before.sqes, 8);
             }

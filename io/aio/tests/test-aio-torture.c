@@ -318,7 +318,7 @@ static main_fn void start_threads(void)
         AioParams params = { .poll_max_ns = i % 2 ? 10000 : 0, .ring_entries = i % 3 ? 8 : 0 };
 
         if (i >= CONTEXTS - 2) {
-            params.monitor = AIO_MONITOR_EPOLL; /* side by side with the others, whatever they are */
+            params.monitor = AIO_MONITOR_EPOLL; /* side by side with the others */
         }
         Error err;
 
