@@ -4,8 +4,9 @@
 #
 #   DISK   the image or block device that the guests write to
 #   LIMIT  how many seconds one boot may take
+#   FIRST  the number of the first boot
 
-count=0
+count=$((FIRST - 1))
 failures=0
 console=/tmp/penstock-case-console
 
