@@ -211,6 +211,7 @@ co_fn GRAPH_RD int bdrv_pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes,
 co_fn GRAPH_RD int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                      BlkFlags flags);
 
+extern const BlockDriver bdrv_faulty;
 extern const BlockDriver bdrv_file;
 extern const BlockDriver bdrv_null;
 extern const BlockDriver bdrv_throttle;

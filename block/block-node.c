@@ -14,7 +14,7 @@
 
 #define WHAT_BYTES 64
 
-static const BlockDriver *const drivers[] = { &bdrv_file, &bdrv_null, &bdrv_throttle };
+static const BlockDriver *const drivers[] = { &bdrv_file, &bdrv_null, &bdrv_throttle, &bdrv_faulty };
 
 static BlockNode *open_node(const BlockDriver *driver, Opts *opts, unsigned depth, Error *err);
 

@@ -48,6 +48,8 @@ const char config_run_help[] =
     "      driver=throttle,file.path=FILE[,group=NAME], requests or bytes a second:\n"
     "      iops-total=N, iops-read=N, iops-write=N, bps-total=SIZE, bps-read=SIZE,\n"
     "      bps-write=SIZE; of each, for bursts: iops-total-max=N, iops-total-max-length=S\n"
+    "      driver=faulty,file.path=FILE[,seed=N],rule0.op=OP,rule0.error=ERRNO,...\n"
+    "                        a disk with errors and delays; see the manual\n"
     "  --workers N           most worker threads, 1 to 1024 (default 64)\n"
     "  --no-reboot           a guest reset ends the run\n"
     "  --stats FILE          write counters as JSON at the end (- is stderr)\n"

@@ -120,7 +120,7 @@ TEST(graph, wrong_options_are_refused_and_leave_nothing)
     expect_pass_refused("file.size=1M",
                         "--disk: file: no image is named: path=FILE or driver=NAME expected");
     expect_pass_refused("file.driver=nil",
-                        "--disk: file: driver 'nil' does not exist; there are: file, null, throttle");
+                        "--disk: file: driver 'nil' does not exist; there are: file, null, throttle, faulty");
     expect_pass_refused("file.driver=null,file.size=1M,file.latency=1",
                         "--disk: file: unknown key 'latency'; known are: driver, node-name, "
                         "readonly, cache, discard, size, latency-ns, read-zeroes");
