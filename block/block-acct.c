@@ -12,7 +12,8 @@
 #define SUB_BITS 4
 #define SUB      (1u << SUB_BITS)
 
-static_assert(BLK_ACCT_BUCKETS == (44 - SUB_BITS + 1) * SUB, "the bucket of BLK_ACCT_NS_MAX is last");
+static_assert(BLK_ACCT_BUCKETS == (44 - SUB_BITS + 1) * SUB,
+              "the bucket of BLK_ACCT_NS_MAX is last");
 
 const char *const blk_acct_op_names[BLK_ACCT_NB_OPS] = {
     [BLK_ACCT_READ] = "read",
@@ -135,8 +136,8 @@ void blk_acct_add(const BlkAcct *acct, BlkAcctTotals *totals)
 int64_t blk_acct_percentile_ns(const BlkAcctOpTotals *op, unsigned of_10000)
 {
     /* rounded up without a product that could overflow */
-    uint64_t wanted = op->requests / 10000 * of_10000 +
-                      (op->requests % 10000 * of_10000 + 9999) / 10000;
+    uint64_t wanted =
+        op->requests / 10000 * of_10000 + (op->requests % 10000 * of_10000 + 9999) / 10000;
     uint64_t seen = 0;
 
     for (unsigned b = 0; b < BLK_ACCT_BUCKETS; b++) {

@@ -28,14 +28,15 @@ typedef enum BlkAcctOp {
     BLK_ACCT_NB_OPS,
 } BlkAcctOp;
 
-#define BLK_ACCT_NS_MAX     (((int64_t)1 << 44) - 1) /* almost five hours; what is longer counts as that */
+#define BLK_ACCT_NS_MAX                                                                            \
+    (((int64_t)1 << 44) - 1) /* almost five hours; what is longer counts as that */
 #define BLK_ACCT_BUCKETS    ((44 - 4 + 1) * 16)
 #define BLK_ACCT_GROUPS_MAX 16
 
 typedef _Atomic uint64_t BlkAcctCounter; /* one writer */
 
 typedef struct BlkAcctOpStats {
-    BlkAcctCounter bytes;  /* of those that succeeded */
+    BlkAcctCounter bytes; /* of those that succeeded */
     BlkAcctCounter errors;
     BlkAcctCounter sum_ns;
     BlkAcctCounter latency[BLK_ACCT_BUCKETS]; /* their sum is the number of requests */

@@ -161,7 +161,8 @@ static int take_rule(FaultyRule *rule, Opts *opts, Error *err)
     uint64_t delay_ns = 0;
     int op = FAULTY_ANY, ret;
 
-    *rule = (FaultyRule){ .in_use = true, .len_bytes = UINT64_MAX, .every = 1, .count = UINT64_MAX };
+    *rule =
+        (FaultyRule){ .in_use = true, .len_bytes = UINT64_MAX, .every = 1, .count = UINT64_MAX };
     if ((ret = opts_get_enum(opts, "op", op_names, &op, err)) < 0 ||
         (ret = opts_get_size(opts, "offset", 0, UINT64_MAX, &rule->offset_bytes, err)) < 0 ||
         (ret = opts_get_size(opts, "len", 1, UINT64_MAX, &rule->len_bytes, err)) < 0 ||
@@ -260,10 +261,9 @@ static bool is_for(const FaultyRule *rule, FaultyOp op, uint64_t offset_bytes, u
         return false;
     }
     /* Neither sum can overflow: requests lie within the disk, and the rule's end is not formed. */
-    return op == FAULTY_FLUSH ||
-           (offset_bytes + len_bytes > rule->offset_bytes &&
-            (offset_bytes < rule->offset_bytes ||
-             offset_bytes - rule->offset_bytes < rule->len_bytes));
+    return op == FAULTY_FLUSH || (offset_bytes + len_bytes > rule->offset_bytes &&
+                                  (offset_bytes < rule->offset_bytes ||
+                                   offset_bytes - rule->offset_bytes < rule->len_bytes));
 }
 
 /* Under the lock. */

@@ -242,7 +242,8 @@ co_fn void throttle_co_request(ThrottleMember *member, ThrottleDir dir, uint64_t
     int64_t now_ns = aio_now_ns();
 
     pthread_mutex_lock(&g->lock);
-    if (member->at_once || (!anybody_waits(g) && throttle_limits_due_ns(&g->limits, dir) <= now_ns)) {
+    if (member->at_once ||
+        (!anybody_waits(g) && throttle_limits_due_ns(&g->limits, dir) <= now_ns)) {
         throttle_limits_charge(&g->limits, dir, len_bytes, now_ns);
         pthread_mutex_unlock(&g->lock);
         return;

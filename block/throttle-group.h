@@ -38,8 +38,7 @@ void throttle_member_close(ThrottleMember *member) NONNULL(1);
 ThrottleConfig throttle_find_config(const char *name);
 ThrottleConfig throttle_member_config(const ThrottleMember *member) NONNULL(1);
 /* throttle_member_configure - other limits, for the whole group, from now on */
-void throttle_member_configure(ThrottleMember *member, const ThrottleConfig *config)
-    NONNULL(1, 2);
+void throttle_member_configure(ThrottleMember *member, const ThrottleConfig *config) NONNULL(1, 2);
 
 /* throttle_member_let_go - all that wait in the member go now, and whatever comes goes at once until
  * throttle_member_hold_back(). It is charged to the group all the same. */

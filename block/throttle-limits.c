@@ -36,7 +36,10 @@ typedef struct KindName {
     const char *rate, *max, *max_seconds;
 } KindName;
 
-#define KIND(name) { name, name "-max", name "-max-length" }
+#define KIND(name)                                                                                 \
+    {                                                                                              \
+        name, name "-max", name "-max-length"                                                      \
+    }
 
 static const KindName kind_names[THROTTLE_NB_KINDS] = {
     [THROTTLE_IOPS_TOTAL] = KIND("iops-total"), [THROTTLE_IOPS_READ] = KIND("iops-read"),
@@ -72,8 +75,7 @@ static int check_rate(const Opts *opts, const KindName *name, const ThrottleRate
                          name->max, r->max, name->rate, r->rate);
     }
     if (length_given && r->max == 0) {
-        return error_set(err, -EINVAL, "%s: %s needs %s", opts->what, name->max_seconds,
-                         name->max);
+        return error_set(err, -EINVAL, "%s: %s needs %s", opts->what, name->max_seconds, name->max);
     }
     return 0;
 }
@@ -146,9 +148,9 @@ void throttle_limits_set(ThrottleLimits *limits, const ThrottleConfig *config)
             continue;
         }
         limits->any = true;
-        limits->sustained[k] = (ThrottleBucket){
-            .rate = r->rate, .tolerance_ns = r->max > 0 ? MAX(burst_ns(r), SLACK_NS) : SLACK_NS
-        };
+        limits->sustained[k] =
+            (ThrottleBucket){ .rate = r->rate,
+                              .tolerance_ns = r->max > 0 ? MAX(burst_ns(r), SLACK_NS) : SLACK_NS };
         if (r->max > 0) {
             limits->peak[k] = (ThrottleBucket){ .rate = r->max, .tolerance_ns = SLACK_NS };
         }

@@ -48,10 +48,10 @@ typedef struct ThrottleConfig {
 
 /* One rate. Empty = nothing has been done for long. */
 typedef struct ThrottleBucket {
-    uint64_t rate;         /* 0 = not in use */
-    int64_t tolerance_ns;  /* how far paid_ns may be ahead of now */
-    int64_t paid_ns;       /* until when what was granted lasts at this rate */
-    uint64_t paid_rest;    /* and that many parts of a nanosecond, of `rate` */
+    uint64_t rate;        /* 0 = not in use */
+    int64_t tolerance_ns; /* how far paid_ns may be ahead of now */
+    int64_t paid_ns;      /* until when what was granted lasts at this rate */
+    uint64_t paid_rest;   /* and that many parts of a nanosecond, of `rate` */
 } ThrottleBucket;
 
 typedef struct ThrottleLimits {

@@ -56,8 +56,8 @@ static main_fn BlockBackend *open_disk(const char *id, const char *kind, unsigne
     Error err;
     BlockBackend *blk;
 
-    snprintf(text, sizeof(text), "driver=throttle,group=g,%s=%u,file.driver=null,file.size=1M", kind,
-             rate);
+    snprintf(text, sizeof(text), "driver=throttle,group=g,%s=%u,file.driver=null,file.size=1M",
+             kind, rate);
     if (opts_parse(&opts, id, text, NULL, &err) < 0 || !(blk = blk_open(id, &opts, &err))) {
         fprintf(stderr, "%s\n", err.msg);
         abort();

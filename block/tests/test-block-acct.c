@@ -78,7 +78,11 @@ TEST(block_acct, percentiles_are_what_that_many_did_not_exceed)
     virtual_clock_advance_to(&env, 1000);
     /* 9980 of 1 ns, 15 of 5, 4 of 9, 1 of 15 */
     for (unsigned i = 0; i < 10000; i++) {
-        blk_acct_end(&counted, BLK_ACCT_WRITE, i < 9980 ? 999 : i < 9995 ? 995 : i < 9999 ? 991 : 985,
+        blk_acct_end(&counted, BLK_ACCT_WRITE,
+                     i < 9980   ? 999
+                     : i < 9995 ? 995
+                     : i < 9999 ? 991
+                                : 985,
                      1, false);
     }
     aio_defer_flush(env.main);

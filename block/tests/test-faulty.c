@@ -187,9 +187,10 @@ TEST(faulty, short_and_torn_requests_do_their_first_part)
     EXPECT_EQ(request_run(&req), 0);
     EXPECT_EQ(memcmp(disk.data, buf, 512) + memcmp(disk.data + 512, buf + 1000, 512), 0);
     EXPECT_EQ(memcmp(disk.data + 1024, zeroes, 3072), 0);
-    EXPECT_EQ(set_rules("rule0.op=write,rule0.short=0,rule0.error=ENOSPC,rule1.op=read,rule1.short=4"
-                        "k"),
-              0);
+    EXPECT_EQ(
+        set_rules("rule0.op=write,rule0.short=0,rule0.error=ENOSPC,rule1.op=read,rule1.short=4"
+                  "k"),
+        0);
     EXPECT_EQ(run_write(disk.blk, 8192, 4096, buf, BLK_FUA), -ENOSPC);
     EXPECT_EQ(memcmp(disk.data + 8192, zeroes, 4096), 0);
     memset(disk.data, 'd', 65536);

@@ -25,9 +25,8 @@ static co_fn void worker_entry(void *opaque)
 
     assert_in_coroutine();
     for (unsigned i = 0; i < NB_REQUESTS; i++) {
-        int ret = random_below(&w->random, 2)
-                      ? blk_co_preadv(w->blk, 0, sizeof(buf), &iov, 1, 0)
-                      : blk_co_pwritev(w->blk, 0, sizeof(buf), &iov, 1, 0);
+        int ret = random_below(&w->random, 2) ? blk_co_preadv(w->blk, 0, sizeof(buf), &iov, 1, 0)
+                                              : blk_co_pwritev(w->blk, 0, sizeof(buf), &iov, 1, 0);
 
         if (ret < 0) {
             atomic_fetch_add(&nb_failed, 1);
@@ -65,8 +64,8 @@ TEST(throttle_threads, every_request_ends_whatever_is_drained_and_changed)
         Error err = { 0 };
 
         snprintf(id, sizeof(id), "d%u", i);
-        ASSERT_EQ(opts_parse(&opts, id, "driver=throttle,group=g,file.driver=null,file.size=1M", "x",
-                             &err),
+        ASSERT_EQ(opts_parse(&opts, id, "driver=throttle,group=g,file.driver=null,file.size=1M",
+                             "x", &err),
                   0);
         blk[i] = blk_open(id, &opts, &err);
         ASSERT_TRUE(blk[i] != NULL);
