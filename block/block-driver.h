@@ -99,8 +99,8 @@ typedef struct BlockDriver {
 
     /* --- requests; any context --- */
 
-    /* 0 or -errno, never short: the driver itself continues short transfers; a read past the end
-     * of a file that shrank gives zeroes. */
+    /* 0 or -errno, never short: the driver itself continues short transfers; a read of what is not
+     * there any more, for the storage has become smaller, is -EIO. */
     int (*co_preadv)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                      const struct iovec *iov, int niov, BlkFlags flags) co_fn_ptr;
     int (*co_pwritev)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,

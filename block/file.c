@@ -1,7 +1,8 @@
 /*
  * file.c - a raw image: a regular file or a block device
  *
- * path=FILE, and of the common options: cache=none|writeback|writethrough, readonly=on
+ * path=FILE, locking=on|off|auto, and of the common options: cache=none|writeback|writethrough,
+ * readonly=on
  *
  * Page cache or not. cache=none opens with O_DIRECT and fails with a hint where that cannot be;
  * when cache= was not given, O_DIRECT is tried and the page cache taken instead, with a log line.
@@ -17,8 +18,9 @@
  * last block could not be written without growing the file further: such an image is opened
  * through the page cache, or read-only.
  *
- * A file may shrink while it is open. Reads past its end then give zeroes, writes extend it again
- * up to the length that it had when it was opened.
+ * A file may shrink while it is open, behind our back. What was cut off is lost, so reads of it fail
+ * with -EIO instead of giving zeroes; writes extend the file again, up to the length that the disk has.
+ * So do reads of a device that has become smaller or has gone.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -30,6 +32,7 @@
 #include <sys/stat.h>
 
 #include "block/block-driver.h"
+#include "block/file-lock.h"
 #include "block/iov.h"
 #include "io/aio/aio-file.h"
 #include "io/aio/aio-worker.h"
@@ -50,6 +53,8 @@ typedef struct FileState {
     int fd;
     bool direct;
     bool is_device;
+    FileLocking locking;
+    atomic_flag told_short; /* that the file has shrunk, once */
     /* What the storage refused once is not tried again. Any context, only ever set. */
     _Atomic bool no_discard, no_punch_hole, no_zero_range;
 } FileState;
@@ -144,7 +149,7 @@ static int open_image(BlockNode *node, FileState *s, const char *what, Error *er
         return open_failed(node->name, node->read_only, ret, what, err);
     }
     s->fd = ret;
-    return 0;
+    return file_lock(s->fd, node->name, !node->read_only, s->locking, what, err);
 }
 
 static int get_length(const FileState *s, uint64_t *ret_bytes)
@@ -372,18 +377,26 @@ static int prepare(BlockNode *node, FileState *s, const char *what, Error *err)
 
 static int file_open(BlockNode *node, Opts *opts, Error *err)
 {
+    static const char *const lockings[] = { "auto", "on", "off", NULL };
     FileState *s = node->state;
     const char *path = opts_get(opts, "path");
+    int locking = FILE_LOCKING_AUTO;
     int ret;
 
     if (!path) {
         return error_set(err, -EINVAL, "%s: driver=file needs path=FILE", opts->what);
+    }
+    ret = opts_get_enum(opts, "locking", lockings, &locking, err);
+    if (ret < 0) {
+        return ret;
     }
     node->name = strdup(path);
     if (!node->name) {
         return error_set(err, -ENOMEM, "%s: out of memory", opts->what);
     }
     s->fd = -1;
+    s->locking = (FileLocking)locking;
+    atomic_flag_clear(&s->told_short);
     s->direct = node->cache == BLK_CACHE_AUTO || node->cache == BLK_CACHE_NONE;
     ret = prepare(node, s, opts->what, err);
     if (ret < 0) {
@@ -401,6 +414,9 @@ static void file_close(BlockNode *node)
     FileState *s = node->state;
 
     aio_file_finish(&s->file);
+    if (s->locking != FILE_LOCKING_OFF) {
+        file_unlock(s->fd);
+    }
     close(s->fd);
 }
 
@@ -436,6 +452,22 @@ static bool may_go_on(const BlockNode *node, uint64_t done_bytes)
     return done_bytes % node->limits.request_alignment == 0;
 }
 
+/* Whether the storage may end at @end_bytes: in the last sector, which a file need not fill. */
+static bool may_end_at(const BlockNode *node, uint64_t end_bytes)
+{
+    return end_bytes + SECTOR_BYTES > atomic_load(&node->length_bytes);
+}
+
+/* What was there has been cut off. */
+static int shrunk(const BlockNode *node, FileState *s)
+{
+    if (!atomic_flag_test_and_set(&s->told_short)) {
+        log_warn("block", "'%s' has become shorter than the %" PRIu64 " bytes of the disk", node->name,
+                 atomic_load(&node->length_bytes));
+    }
+    return -EIO;
+}
+
 static NOINLINE co_fn int read_rest(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                     const struct iovec *iov, int niov, int64_t done)
 {
@@ -451,6 +483,9 @@ static NOINLINE co_fn int read_rest(BlockNode *node, uint64_t offset_bytes, uint
     }
     if (done < 0) {
         return (int)done;
+    }
+    if (done_bytes < len_bytes && !may_end_at(node, offset_bytes + done_bytes)) {
+        return shrunk(node, s);
     }
     iov_zero(iov, niov, done_bytes);
     return 0;
@@ -599,15 +634,21 @@ typedef struct SeekCall {
     uint64_t offset_bytes;
     off_t data_bytes; /* next data, -1 = none any more */
     off_t hole_bytes; /* the first hole from there on when that is here, else not set */
+    off_t end_bytes;  /* when there is no data any more, the file's length, else not set */
 } SeekCall;
 
 static int seek_blocking(void *opaque)
 {
     SeekCall *s = opaque;
+    struct stat st;
 
     s->data_bytes = lseek(s->fd, (off_t)s->offset_bytes, SEEK_DATA);
     if (s->data_bytes < 0) {
-        return errno == ENXIO ? 0 : -errno;
+        if (errno != ENXIO || fstat(s->fd, &st) < 0) {
+            return -errno;
+        }
+        s->end_bytes = st.st_size;
+        return 0;
     }
     if ((uint64_t)s->data_bytes > s->offset_bytes) {
         return 0;
@@ -631,7 +672,15 @@ static co_fn int file_co_block_status(BlockNode *node, uint64_t offset_bytes, ui
     }
     zero = call.data_bytes < 0 || (uint64_t)call.data_bytes > offset_bytes;
     if (call.data_bytes < 0) {
-        *ret_len_bytes = len_bytes;
+        uint64_t end_bytes = (uint64_t)call.end_bytes;
+
+        if (may_end_at(node, end_bytes)) {
+            *ret_len_bytes = len_bytes;
+        } else if (offset_bytes < end_bytes) {
+            *ret_len_bytes = MIN(len_bytes, end_bytes - offset_bytes);
+        } else {
+            return shrunk(node, s);
+        }
     } else {
         off_t end_bytes = zero ? call.data_bytes : call.hole_bytes;
 

@@ -44,6 +44,7 @@ const char config_run_help[] =
     "                        (default: a thread for each queue)\n"
     "      transport=pci|mmio\n"
     "      cache=none|writeback|writethrough, readonly=on, discard=unmap|ignore, serial=TEXT\n"
+    "      locking=on|off|auto   (path=) one writer or many readers (default: where files have locks)\n"
     "      latency-ns=N, read-zeroes=on|off   (driver=null)\n"
     "      driver=throttle,file.path=FILE[,group=NAME], requests or bytes a second:\n"
     "      iops-total=N, iops-read=N, iops-write=N, bps-total=SIZE, bps-read=SIZE,\n"

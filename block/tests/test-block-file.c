@@ -427,7 +427,7 @@ TEST(file, zeroes_and_discards_never_change_the_size)
     place_finish(&p);
 }
 
-TEST(file, reads_past_the_end_of_a_file_that_shrank_give_zeroes)
+TEST(file, reads_of_what_was_cut_off_fail_and_writes_bring_the_length_back)
 {
     Place p;
     static char buf[64 * KIB];
@@ -437,26 +437,145 @@ TEST(file, reads_past_the_end_of_a_file_that_shrank_give_zeroes)
     place_init(&p);
     for (unsigned i = 0; i < ARRAY_SIZE(caches); i++) {
         BlockBackend *blk;
+        uint64_t status_bytes;
 
         make_file(p.path, 64 * KIB, 'a');
         blk = must_open(p.path, caches[i]);
         ASSERT_EQ(truncate(p.path, 5000), 0);
-        memset(buf, 'x', sizeof(buf));
-        EXPECT_EQ(run_read(blk, 0, 64 * KIB, buf), 0);
-        EXPECT_TRUE(all_bytes(buf, 5000, 'a'));
-        EXPECT_TRUE(all_bytes(buf + 5000, 64 * KIB - 5000, 0));
-        memset(buf, 'x', sizeof(buf));
-        EXPECT_EQ(run_read(blk, 32 * KIB, 4096, buf), 0);
-        EXPECT_TRUE(all_bytes(buf, 4096, 0) && buf[4096] == 'x');
-        memset(buf, 'x', sizeof(buf));
+        EXPECT_EQ(run_read(blk, 0, 64 * KIB, buf), -EIO);
+        EXPECT_EQ(run_read(blk, 32 * KIB, 4096, buf), -EIO);
         split.blk = blk;
-        EXPECT_EQ(request_run(&split), 0);
-        EXPECT_TRUE(all_bytes(buf, 5000, 'a') && all_bytes(buf + 5000, 3192, 0));
+        EXPECT_EQ(request_run(&split), -EIO);
+        EXPECT_EQ(run_status(blk, 32 * KIB, 4096, &status_bytes), -EIO);
+        EXPECT_EQ(run_read(blk, 0, 4096, buf), 0); /* the rest is there */
+        EXPECT_TRUE(all_bytes(buf, 4096, 'a'));
 
         memset(buf, 'b', 4096); /* a write there makes the file longer again */
         EXPECT_EQ(run_write(blk, 60 * KIB, 4096, buf, 0), 0);
         EXPECT_EQ(size_of(p.path), 64 * KIB);
+        memset(buf, 'x', sizeof(buf));
+        EXPECT_EQ(run_read(blk, 0, 64 * KIB, buf), 0);
+        EXPECT_TRUE(all_bytes(buf, 5000, 'a') && all_bytes(buf + 60 * KIB, 4096, 'b'));
+        EXPECT_TRUE(all_bytes(buf + 5000, 60 * KIB - 5000, 0));
         EXPECT_EQ(blk_close(blk), 0);
+    }
+    place_finish(&p);
+}
+
+TEST(file, a_length_that_somebody_else_changed_is_seen_when_asked_for)
+{
+    Place p;
+    BlockBackend *blk;
+    char buf[4096];
+
+    place_init(&p);
+    make_file(p.path, 64 * KIB, 'a');
+    blk = must_open(p.path, "");
+    ASSERT_EQ(truncate(p.path, 128 * KIB), 0);
+    EXPECT_EQ(run_read(blk, 64 * KIB, 4096, buf), -EINVAL);
+    EXPECT_EQ(blk_refresh_length(blk, NULL), 0);
+    EXPECT_EQ(blk_length(blk), 128 * KIB);
+    EXPECT_EQ(run_read(blk, 124 * KIB, 4096, buf), 0);
+    EXPECT_TRUE(all_bytes(buf, 4096, 0));
+    ASSERT_EQ(truncate(p.path, 32 * KIB), 0);
+    EXPECT_EQ(run_read(blk, 32 * KIB, 4096, buf), -EIO);
+    EXPECT_EQ(blk_refresh_length(blk, NULL), 0);
+    EXPECT_EQ(blk_length(blk), 32 * KIB);
+    EXPECT_EQ(run_read(blk, 32 * KIB, 4096, buf), -EINVAL);
+    EXPECT_EQ(blk_close(blk), 0);
+    place_finish(&p);
+}
+
+/* --- locks --- */
+
+/* A process that locks @path in its own way, until the pipe that it is given is closed. */
+static pid_t start_holder(const char *path, int command, short type, int ret_pipe[2])
+{
+    char ready;
+    int done[2];
+    pid_t pid;
+
+    ASSERT_EQ(pipe2(ret_pipe, O_CLOEXEC), 0);
+    ASSERT_EQ(pipe2(done, O_CLOEXEC), 0);
+    pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+        struct flock lock = { .l_type = type, .l_start = 100, .l_len = 1 };
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+
+        close(ret_pipe[1]);
+        ready = fcntl(fd, command, &lock) == 0;
+        (void)!write(done[1], &ready, 1);
+        (void)!read(ret_pipe[0], &ready, 1);
+        _exit(0);
+    }
+    close(done[1]);
+    ASSERT_EQ(read(done[0], &ready, 1), 1);
+    close(done[0]);
+    close(ret_pipe[0]);
+    ASSERT_EQ(ready, 1);
+    return pid;
+}
+
+static void end_holder(pid_t pid, const int holder_pipe[2])
+{
+    close(holder_pipe[1]);
+    EXPECT_EQ(waitpid(pid, NULL, 0), pid);
+}
+
+TEST(file, an_image_has_one_writer_or_many_readers)
+{
+    Place p;
+    BlockBackend *first, *second;
+
+    place_init(&p);
+    make_file(p.path, 64 * KIB, 'a');
+    first = must_open(p.path, "");
+    expect_refused(p.path, "", -EBUSY, "in use for writing by this process itself");
+    expect_refused(p.path, "readonly=on", -EBUSY, "locking=off");
+    second = must_open(p.path, "locking=off");
+    EXPECT_EQ(blk_close(second), 0);
+    expect_refused(p.path, "locking=on", -EBUSY, "in use"); /* that took no lock away */
+    EXPECT_EQ(blk_close(first), 0);
+
+    first = must_open(p.path, "readonly=on");
+    second = must_open(p.path, "readonly=on,locking=on");
+    expect_refused(p.path, "", -EBUSY, "in use for reading");
+    EXPECT_EQ(blk_close(first), 0);
+    expect_refused(p.path, "", -EBUSY, "in use for reading");
+    EXPECT_EQ(blk_close(second), 0);
+    for (unsigned i = 0; i < 20; i++) { /* at once, whatever a ring still keeps open */
+        static char buf[4096] __attribute__((aligned(4096)));
+
+        first = must_open(p.path, "");
+        EXPECT_EQ(run_read(first, 0, 4096, buf), 0);
+        EXPECT_EQ(blk_close(first), 0);
+    }
+    place_finish(&p);
+}
+
+TEST(file, another_process_that_has_a_lock_is_named)
+{
+    static const int commands[] = { F_OFD_SETLK, F_SETLK };
+    Place p;
+    char words[64];
+
+    place_init(&p);
+    make_file(p.path, 64 * KIB, 'a');
+    for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
+        int holder_pipe[2];
+        pid_t pid = start_holder(p.path, commands[i], F_WRLCK, holder_pipe);
+
+        snprintf(words, sizeof(words), "in use for writing by process %d (", (int)pid);
+        expect_refused(p.path, "", -EBUSY, words);
+        expect_refused(p.path, "readonly=on", -EBUSY, words);
+        end_holder(pid, holder_pipe);
+        pid = start_holder(p.path, commands[i], F_RDLCK, holder_pipe);
+        snprintf(words, sizeof(words), "in use for reading by process %d (", (int)pid);
+        expect_refused(p.path, "", -EBUSY, words);
+        EXPECT_EQ(blk_close(must_open(p.path, "readonly=on")), 0);
+        end_holder(pid, holder_pipe);
+        EXPECT_EQ(blk_close(must_open(p.path, "")), 0);
     }
     place_finish(&p);
 }
@@ -801,6 +920,44 @@ TEST(file, block_device_with_large_blocks_takes_small_requests)
 
         hook.nb_blocking = 0;
         device_requests(blk, p.path);
+        EXPECT_EQ(blk_close(blk), 0);
+    }
+    close(loop);
+    place_finish(&p);
+}
+
+TEST(file, a_device_that_becomes_smaller_gives_errors_and_nothing_else)
+{
+    Place p;
+    char device[32], buf[4096];
+    int loop;
+
+    place_init(&p);
+    make_file(p.path, MODEL_BYTES, 'a');
+    loop = make_loop(p.path, 4096, device, sizeof(device));
+    if (loop < 0) {
+        unlink(p.path);
+        rmdir(p.dir);
+        TEST_SKIP("no loop device can be set up: %s", error_strerror(errno));
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(caches); i++) {
+        BlockBackend *blk;
+
+        make_file(p.path, MODEL_BYTES, 'a');
+        ASSERT_EQ(ioctl(loop, LOOP_SET_CAPACITY, 0), 0);
+        blk = must_open(device, caches[i]);
+        ASSERT_EQ(truncate(p.path, 64 * KIB), 0);
+        ASSERT_EQ(ioctl(loop, LOOP_SET_CAPACITY, 0), 0);
+        EXPECT_EQ(run_read(blk, 128 * KIB, 4096, buf), -EIO);
+        memset(buf, 'b', sizeof(buf));
+        EXPECT_LT(run_write(blk, 128 * KIB, 4096, buf, 0), 0);
+        EXPECT_LT(run_zeroes(blk, 128 * KIB, 4096, 0), 0);
+        EXPECT_EQ(run_write(blk, 4096, 4096, buf, 0), 0); /* the rest is there */
+        EXPECT_EQ(run_read(blk, 0, 4096, buf), 0);
+        EXPECT_TRUE(all_bytes(buf, 4096, 'a'));
+        EXPECT_EQ(blk_refresh_length(blk, NULL), 0);
+        EXPECT_EQ(blk_length(blk), 64 * KIB);
+        EXPECT_EQ(run_flush(blk), 0);
         EXPECT_EQ(blk_close(blk), 0);
     }
     close(loop);

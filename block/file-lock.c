@@ -1,0 +1,162 @@
+/*
+ * file-lock.c - locks of open file descriptions, and who holds one
+ *
+ * The kernel tells the owner of a process's lock, but of an open file description's lock only that
+ * there is one. /proc/PID/fdinfo/FD has a line "lock:" for each lock of a description, so the holder is
+ * looked for there. That is for the message alone: what another user's processes hold stays unknown.
+ */
+#include "block/file-lock.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "io/base/log.h"
+
+/* --- who holds it --- */
+
+/* Descriptor @name of the process whose fdinfo is @fdinfo_fd has a lock. */
+static bool has_lock(int fdinfo_fd, const char *name)
+{
+    int fd = openat(fdinfo_fd, name, O_RDONLY | O_CLOEXEC);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
+    char line[256];
+    bool found = false;
+
+    if (!f) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return false;
+    }
+    while (!found && fgets(line, sizeof(line), f)) {
+        found = strncmp(line, "lock:", 5) == 0;
+    }
+    fclose(f);
+    return found;
+}
+
+/* Process @pid has a descriptor of the file @st with a lock. */
+static bool holds_lock(const char *pid, const struct stat *st)
+{
+    char path[64];
+    struct stat seen;
+    bool found = false;
+
+    snprintf(path, sizeof(path), "/proc/%.20s/fdinfo", pid);
+    AUTO_FD int fdinfo_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    snprintf(path, sizeof(path), "/proc/%.20s/fd", pid);
+    DIR *dir = fdinfo_fd < 0 ? NULL : opendir(path);
+    const struct dirent *entry;
+
+    if (!dir) {
+        return false;
+    }
+    while (!found && (entry = readdir(dir)) != NULL) {
+        found = isdigit((unsigned char)entry->d_name[0]) &&
+                fstatat(dirfd(dir), entry->d_name, &seen, 0) == 0 && seen.st_dev == st->st_dev &&
+                seen.st_ino == st->st_ino && has_lock(fdinfo_fd, entry->d_name);
+    }
+    closedir(dir);
+    return found;
+}
+
+/* The process that holds a lock of an open file description; 0 when it cannot be told. */
+static pid_t find_holder(int fd)
+{
+    DIR *proc = opendir("/proc");
+    const struct dirent *entry;
+    struct stat st;
+    pid_t pid = 0;
+
+    if (!proc) {
+        return 0;
+    }
+    while (pid == 0 && fstat(fd, &st) == 0 && (entry = readdir(proc)) != NULL) {
+        if (isdigit((unsigned char)entry->d_name[0]) && holds_lock(entry->d_name, &st)) {
+            pid = (pid_t)strtol(entry->d_name, NULL, 10);
+        }
+    }
+    closedir(proc);
+    return pid;
+}
+
+static void describe_holder(pid_t pid, char *text, size_t room)
+{
+    char path[64], name[32] = "";
+    FILE *f;
+
+    if (pid == 0) {
+        snprintf(text, room, "a process of another user or machine");
+        return;
+    }
+    if (pid == getpid()) {
+        snprintf(text, room, "this process itself");
+        return;
+    }
+    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+    f = fopen(path, "re");
+    if (f) {
+        if (fgets(name, sizeof(name), f)) {
+            name[strcspn(name, "\n")] = '\0';
+        }
+        fclose(f);
+    }
+    snprintf(text, room, "process %d%s%s%s", (int)pid, name[0] ? " (" : "", name,
+             name[0] ? ")" : "");
+}
+
+static int refuse(int fd, const char *path, const struct flock *wanted, const char *what, Error *err)
+{
+    struct flock held = *wanted;
+    bool known = fcntl(fd, F_OFD_GETLK, &held) == 0 && held.l_type != F_UNLCK;
+    pid_t pid = known && held.l_pid > 0 ? held.l_pid : find_holder(fd);
+    char holder[96];
+
+    describe_holder(pid, holder, sizeof(holder));
+    return error_set(err, -EBUSY, "%s: '%s' is in use%s by %s; locking=off would ignore that", what,
+                     path,
+                     !known                    ? ""
+                     : held.l_type == F_WRLCK ? " for writing"
+                                              : " for reading",
+                     holder);
+}
+
+/* --- locks --- */
+
+int file_lock(int fd, const char *path, bool writer, FileLocking locking, const char *what,
+              Error *err)
+{
+    struct flock lock = { .l_type = writer ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET };
+    int ret;
+
+    if (locking == FILE_LOCKING_OFF || fcntl(fd, F_OFD_SETLK, &lock) == 0) {
+        return 0;
+    }
+    ret = -errno;
+    if (ret == -EAGAIN || ret == -EACCES) {
+        return refuse(fd, path, &lock, what, err);
+    }
+    if (locking == FILE_LOCKING_AUTO) {
+        log_info("block", "'%s' is not locked: %s", path, error_strerror(ret));
+        return 0;
+    }
+    return error_set(err, ret, "%s: '%s' cannot be locked: %s; locking=off would do", what, path,
+                     error_strerror(ret));
+}
+
+void file_unlock(int fd)
+{
+    struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+    /* Where there are no locks this fails, and there is nothing to undo. */
+    (void)!fcntl(fd, F_OFD_SETLK, &lock);
+}
