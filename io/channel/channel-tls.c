@@ -36,7 +36,7 @@
 #define RECORD_HEADER     5
 #define IN_BYTES          65536
 #define OUT_BYTES         (4 * RECORD_BYTES_MAX)
-#define HANDSHAKE_MAX     (256 * 1024) /* bytes that a peer may send before it is through */
+#define HANDSHAKE_STEPS   256 /* about as many records as a peer may need */
 #define FILLS_MAX         16           /* of `in` in one try */
 
 typedef struct TlsChannel {
@@ -536,19 +536,14 @@ static bool record_is_whole(const TlsChannel *tls)
 }
 
 /* Wait for a whole record, so that a peer that dribbles does not occupy workers. */
-static co_fn int handshake_read(TlsChannel *tls, size_t *total_bytes)
+static co_fn int handshake_read(TlsChannel *tls)
 {
     while (!record_is_whole(tls)) {
         struct iovec room = in_room(tls);
-        ssize_t n = channel_co_readv(tls->lower, &room, 1, NULL);
-        int ret = in_filled(tls, n);
+        int ret = in_filled(tls, channel_co_readv(tls->lower, &room, 1, NULL));
 
         if (ret < 0) {
             return ret;
-        }
-        *total_bytes += n;
-        if (*total_bytes > HANDSHAKE_MAX) {
-            return -EPROTO;
         }
     }
     return 0;
@@ -601,9 +596,7 @@ static int handshake_error(TlsChannel *tls, int code, Error *err)
 
 static co_fn int handshake(TlsChannel *tls, Error *err)
 {
-    size_t total_bytes = 0;
-
-    for (;;) {
+    for (int step = 0; step < HANDSHAKE_STEPS; step++) {
         int code = aio_co_run_blocking(handshake_step, tls);
         bool passing = is_passing(code) || (code < 0 && !gnutls_error_is_fatal(code));
 
@@ -621,12 +614,13 @@ static co_fn int handshake(TlsChannel *tls, Error *err)
         bool wants_to_write = is_passing(code) && gnutls_record_get_direction(tls->session);
 
         if (ret == 0 && !wants_to_write) {
-            ret = handshake_read(tls, &total_bytes);
+            ret = handshake_read(tls);
         }
         if (ret < 0) {
             return error_set(err, ret, "%s", error_strerror(ret));
         }
     }
+    return error_set(err, -EPROTO, "the peer comes to no end");
 }
 
 Channel *channel_tls_co_handshake(Channel *lower, TlsCreds *creds, const char *hostname,

@@ -27,7 +27,8 @@ static int64_t earlier(int64_t deadline_ns, int64_t other_ns)
     return deadline_ns < 0 ? other_ns : MIN(deadline_ns, other_ns);
 }
 
-/* 0 = something is to be looked at; -ETIMEDOUT; -ECANCELED. @fd -1: only let time pass. */
+/* 0 = something is to be looked at, perhaps by the next call: -ECANCELED; or -ETIMEDOUT. @fd -1: only
+ * let time pass. */
 static co_fn int connect_wait(Connecting *c, int fd, int64_t until_ns)
 {
     WaitSlot *slot = &c->cancel->slot;
@@ -42,9 +43,6 @@ static co_fn int connect_wait(Connecting *c, int fd, int64_t until_ns)
         woken = wait_slot_yield_fd(slot, fd, POLLOUT, until_ns);
     } else {
         woken = wait_slot_yield(slot, until_ns);
-    }
-    if (channel_cancelled(c->cancel)) {
-        return -ECANCELED;
     }
     return woken ? 0 : -ETIMEDOUT;
 }

@@ -43,8 +43,10 @@ static int unix_bind(int fd, const struct sockaddr_un *un)
     if (bind(fd, (const struct sockaddr *)un, sizeof(*un)) == 0) {
         return 0;
     }
-    if (errno != EADDRINUSE || !file_is_abandoned_socket(un)) {
-        return errno == EADDRINUSE ? -EADDRINUSE : -errno;
+    int ret = -errno;
+
+    if (ret != -EADDRINUSE || !file_is_abandoned_socket(un)) {
+        return ret;
     }
     if (unlink(un->sun_path) < 0 && errno != ENOENT) {
         return -errno;

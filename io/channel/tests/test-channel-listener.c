@@ -376,6 +376,29 @@ TEST(channel_listener, file_of_a_live_listener_and_other_files_are_left_alone)
     server_stop(&s);
 }
 
+TEST(channel_listener, file_of_a_listener_that_is_too_busy_is_left_alone)
+{
+    char text[80];
+    Server s = server_init(unix_text(text));
+    struct sockaddr_un un = { .sun_family = AF_UNIX };
+    int busy = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), peer;
+    Error err = { 0 };
+
+    strcpy(un.sun_path, s.addr.path);
+    ASSERT_EQ(bind(busy, (struct sockaddr *)&un, sizeof(un)), 0);
+    ASSERT_EQ(listen(busy, 0), 0);
+    do {
+        peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    } while (connect(peer, (struct sockaddr *)&un, sizeof(un)) == 0);
+    EXPECT_EQ(errno, EAGAIN);
+    EXPECT_FALSE(try_listen(&s, &err));
+    EXPECT_EQ(err.code, -EADDRINUSE);
+    EXPECT_EQ(access(un.sun_path, F_OK), 0);
+    unlink(un.sun_path);
+    close(busy);
+    aio_context_destroy(s.ctx);
+}
+
 TEST(channel_listener, end_removes_its_own_file_only)
 {
     char text[80];
@@ -442,6 +465,17 @@ TEST(channel_listener, all_addresses_get_the_same_port)
 
     EXPECT_TRUE(echoed(s.ctx, fd));
     close(fd);
+    struct sockaddr_in6 in6 = { .sin6_family = AF_INET6,
+                                .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+    int probe = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (probe >= 0 && bind(probe, (struct sockaddr *)&in6, sizeof(in6)) == 0) {
+        /* there is IPv6 */
+        in6.sin6_port = htons(atoi(port + 1));
+        ASSERT_EQ(connect(probe, (struct sockaddr *)&in6, sizeof(in6)), 0);
+        EXPECT_TRUE(echoed(s.ctx, probe));
+    }
+    close(probe);
     /* the port can be used again at once, whatever the connection's remains wait for */
     ASSERT_EQ(socket_address_parse(text, &s.addr, NULL), 0);
     await_connections(&s, 0);

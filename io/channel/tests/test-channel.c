@@ -403,12 +403,12 @@ TEST_ON_EACH_KIND(channel, spurious_wake_ups_are_tolerated)
 TEST_ON_EACH_KIND(channel, yield_waits_until_something_can_be_read)
 {
     AioContext *ctx = test_context(NULL);
-    char out[4] = "abc";
+    char out[4] = "abc", in;
     Channel *ends[2];
 
     pair_fn(ends);
-    Op wait = { .ch = ends[0] };
-    Op write = { .ch = ends[1], .buf = out, .len_bytes = 1 };
+    Op wait = { .ch = ends[0] }, read = { .ch = ends[0], .buf = &in, .len_bytes = 1 };
+    Op write = { .ch = ends[1], .buf = out, .len_bytes = 2 };
 
     op_wait_readable(&wait);
     test_settle(ctx);
@@ -416,7 +416,154 @@ TEST_ON_EACH_KIND(channel, yield_waits_until_something_can_be_read)
     op_write_full(&write);
     AIO_WAIT_WHILE(ctx, !wait.done || !write.done);
     EXPECT_EQ(wait.ret, 0);
+    /* what is left of it can still be read */
+    op_read(&read);
+    AIO_WAIT_WHILE(ctx, !read.done);
+    EXPECT_EQ(read.ret, 1);
+    op_wait_readable(&wait);
+    AIO_WAIT_WHILE(ctx, !wait.done);
+    EXPECT_EQ(wait.ret, 0);
     unref_both(ends);
+    aio_context_destroy(ctx);
+}
+
+/* --- wait slots --- */
+
+typedef struct Slotted {
+    WaitSlot slot;
+    bool woken;
+    bool done;
+} Slotted;
+
+static co_fn void abandon_entry(void *opaque)
+{
+    Slotted *s = opaque;
+
+    wait_slot_prepare(&s->slot);
+    wait_slot_wake(&s->slot); /* as another thread might, before we are away */
+    wait_slot_abandon(&s->slot);
+    wait_slot_prepare(&s->slot);
+    s->woken = wait_slot_yield(&s->slot, aio_now_ns() + 1000000);
+    s->done = true;
+}
+
+TEST(wait_slot, waker_that_was_faster_than_the_change_of_mind_does_not_wake_the_next_wait)
+{
+    AioContext *ctx = test_context(NULL);
+    Slotted s = { .woken = true };
+
+    test_spawn(abandon_entry, &s);
+    AIO_WAIT_WHILE(ctx, !s.done);
+    EXPECT_FALSE(s.woken);
+    aio_context_destroy(ctx);
+}
+
+static co_fn void slot_wait_entry(void *opaque)
+{
+    Slotted *s = opaque;
+
+    wait_slot_prepare(&s->slot);
+    s->woken = wait_slot_yield(&s->slot, -1);
+    s->done = true;
+}
+
+TEST(wait_slot, second_waker_finds_nobody)
+{
+    AioContext *ctx = test_context(NULL);
+    Slotted s = { .woken = false };
+
+    wait_slot_wake(&s.slot);
+    test_spawn(slot_wait_entry, &s);
+    test_settle(ctx);
+    EXPECT_FALSE(s.done);
+    wait_slot_wake(&s.slot);
+    wait_slot_wake(&s.slot);
+    EXPECT_TRUE(s.done);
+    EXPECT_TRUE(s.woken);
+    aio_context_destroy(ctx);
+}
+
+/* --- ends of directions, by a kind that counts --- */
+
+typedef struct Counting {
+    Channel base;
+    int vacated[3];
+    int shut[3];
+    int attempts;
+    bool shut_inside;
+} Counting;
+
+static co_fn ssize_t counting_co_readv(Channel *ch, const struct iovec *iov, int niov,
+                                       ChannelFds *fds)
+{
+    Counting *c = container_of(ch, Counting, base);
+
+    c->attempts++;
+    if (c->shut_inside) {
+        channel_shutdown(ch, CHANNEL_READ);
+        EXPECT_EQ(c->vacated[CHANNEL_READ], 0); /* we are still in it */
+    }
+    return 1;
+}
+
+static void counting_shutdown(Channel *ch, unsigned directions)
+{
+    Counting *c = container_of(ch, Counting, base);
+
+    c->shut[CHANNEL_READ] += !!(directions & CHANNEL_READ);
+    c->shut[CHANNEL_WRITE] += !!(directions & CHANNEL_WRITE);
+    if (directions & CHANNEL_WRITE) {
+        /* somebody comes and goes before the one who shuts down gets to vacate it */
+        Op write = { .ch = ch, .buf = (char[]){ 0 }, .len_bytes = 1 };
+
+        op_write_full(&write);
+        EXPECT_EQ(write.ret, -ESHUTDOWN);
+    }
+}
+
+static void counting_vacated(Channel *ch, ChannelCondition direction)
+{
+    container_of(ch, Counting, base)->vacated[direction]++;
+}
+
+static void counting_destroy(Channel *ch)
+{
+    container_of(ch, Counting, base)->attempts = -1;
+}
+
+TEST(channel, direction_is_vacated_once_and_after_the_last_one_has_left)
+{
+    static const ChannelOps ops = {
+        .co_readv = counting_co_readv,
+        .shutdown = counting_shutdown,
+        .vacated = counting_vacated,
+        .destroy = counting_destroy,
+    };
+    AioContext *ctx = test_context(NULL);
+    static Counting c;
+    char in;
+    Op read = { .ch = &c.base, .buf = &in, .len_bytes = 1 };
+
+    channel_init(&c.base, &ops, "counting");
+    op_read(&read);
+    EXPECT_EQ(read.ret, 1);
+    EXPECT_EQ(c.vacated[CHANNEL_READ], 0);
+    c.shut_inside = true;
+    op_read(&read);
+    EXPECT_EQ(read.ret, 1); /* that byte had come before */
+    EXPECT_EQ(c.vacated[CHANNEL_READ], 1);
+    for (int i = 0; i < 2; i++) {
+        op_read(&read);
+        EXPECT_EQ(read.ret, -ESHUTDOWN);
+        channel_shutdown(&c.base, CHANNEL_READ | CHANNEL_WRITE);
+    }
+    EXPECT_EQ(c.attempts, 2);
+    EXPECT_EQ(c.vacated[CHANNEL_READ], 1);
+    EXPECT_EQ(c.vacated[CHANNEL_WRITE], 1);
+    EXPECT_EQ(c.shut[CHANNEL_READ], 1);
+    EXPECT_EQ(c.shut[CHANNEL_WRITE], 1);
+    channel_unref(&c.base);
+    EXPECT_EQ(c.attempts, -1);
     aio_context_destroy(ctx);
 }
 
