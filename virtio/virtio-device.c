@@ -277,6 +277,20 @@ co_fn void vdev_co_queue_reset(VirtioDevice *vdev, VirtQueue *vq)
     co_mutex_unlock(&vdev->lock);
 }
 
+co_fn void vdev_co_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx)
+{
+    VirtQueue *vq = &vdev->queues[index];
+
+    assert(index < vdev->nb_queues);
+    co_mutex_lock(&vdev->lock);
+    if (!vq->started) {
+        vq->ctx = ctx;
+    } else if (vq->ctx != ctx) {
+        vq_co_move(vq, ctx);
+    }
+    co_mutex_unlock(&vdev->lock);
+}
+
 /* --- status --- */
 
 uint8_t vdev_status(const VirtioDevice *vdev)

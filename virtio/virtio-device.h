@@ -125,6 +125,9 @@ void vdev_queue_set_address(VirtioDevice *vdev, VirtQueue *vq, VqRingPart part, 
 uint32_t vdev_queue_address(const VirtQueue *vq, VqRingPart part, bool high) NONNULL(1);
 /* queue_enable = 1; starts it when the device is running (after a ring reset) */
 co_fn void vdev_co_queue_enable(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
+/* vdev_co_move_queue - another home context for a queue, started or not; @index is valid. Returns when
+ * the old one has nothing to do with it any more, which waits for requests in flight. */
+co_fn void vdev_co_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx) NONNULL(1, 3);
 /* VIRTIO_F_RING_RESET (2.6.1): returns when the ring is no longer used */
 co_fn void vdev_co_queue_reset(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
 

@@ -106,7 +106,6 @@ void vq_notify_stop(VirtQueue *vq)
 {
     aio_set_event_notifier(vq->ctx, &vq->doorbell, NULL, NULL);
     aio_bh_destroy(take_ptr(&vq->self_kick));
-    event_notifier_test_and_clear(&vq->doorbell);
 }
 
 void vq_interrupt(VirtQueue *vq)

@@ -143,6 +143,20 @@ co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err)
     return 0;
 }
 
+/* In the home context: until all that was popped has been pushed and told to the driver. Nobody pops
+ * meanwhile. */
+static co_fn void become_idle(VirtQueue *vq)
+{
+    while (vq->in_flight > 0) {
+        vq->idle_waiter = co_self();
+        co_yield();
+    }
+    vq->idle_waiter = NULL;
+    vq_flush(vq);
+    aio_defer_flush(vq->ctx);
+    assert(!vq->flush.queued);
+}
+
 co_fn void vq_co_stop(VirtQueue *vq)
 {
     if (!vq->started) {
@@ -150,18 +164,24 @@ co_fn void vq_co_stop(VirtQueue *vq)
     }
     aio_co_reschedule_self(vq->ctx);
     vq_notify_stop(vq);
+    event_notifier_test_and_clear(&vq->doorbell);
     vq->active = false;
-    while (vq->in_flight > 0) {
-        vq->stop_waiter = co_self();
-        co_yield();
-    }
-    vq->stop_waiter = NULL;
-    vq_flush(vq);
-    aio_defer_flush(vq->ctx);
-    assert(!vq->flush.queued);
+    become_idle(vq);
     vq->started = false;
     aio_co_reschedule_self(aio_main());
     elems_destroy(vq);
+}
+
+co_fn void vq_co_move(VirtQueue *vq, AioContext *ctx)
+{
+    assert(vq->started);
+    aio_co_reschedule_self(vq->ctx);
+    vq_notify_stop(vq);
+    become_idle(vq);
+    vq->ctx = ctx;
+    aio_co_reschedule_self(ctx);
+    vq_notify_start(vq);
+    aio_co_reschedule_self(aio_main());
 }
 
 void vq_break(VirtQueue *vq, const char *fmt, ...)
@@ -222,8 +242,8 @@ static inline void elem_free(VirtQueue *vq, VqElem *elem)
     elem->in_use = false;
     elem->next_free = vq->free_elems;
     vq->free_elems = elem;
-    if (in_flight_set(vq, in_flight(vq) - 1) == 0 && unlikely(vq->stop_waiter)) {
-        aio_co_wake(vq->stop_waiter);
+    if (in_flight_set(vq, in_flight(vq) - 1) == 0 && unlikely(vq->idle_waiter)) {
+        aio_co_wake(vq->idle_waiter);
     }
 }
 

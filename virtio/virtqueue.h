@@ -69,7 +69,7 @@ typedef struct VqStats {
 struct VirtQueue {
     /* read on every request */
     struct VirtioDevice *vdev;
-    AioContext *ctx; /* home */
+    AioContext *ctx; /* home; written by main, stopped, or by vq_co_move() */
     const GuestMemory *gm;
     struct vring_desc *desc; /* guest memory, checked at start */
     struct vring_avail *avail;
@@ -95,7 +95,7 @@ struct VirtQueue {
     uint8_t *head_in_flight;         /* a byte for each head */
     const GuestMemoryRegion *region; /* of the last buffer: most are in the same one */
     AioDefer flush;
-    Coroutine *stop_waiter; /* in vq_co_stop(), until in_flight is 0 */
+    Coroutine *idle_waiter; /* in vq_co_stop() or vq_co_move(), until in_flight is 0 */
     VqStats stats;
 
     /* set up */
@@ -141,6 +141,14 @@ co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err) NONNULL(1) W
 /* vq_co_stop - detach the doorbell, wait until all elements are pushed, flush, free the elements.
  * Afterwards no guest memory is touched. Does nothing on a stopped queue. Context: as above. */
 co_fn void vq_co_stop(VirtQueue *vq) NONNULL(1);
+
+/*
+ * vq_co_move - let @ctx be the home of a started queue from now on
+ * Takes nothing more, waits in the old home until what was popped has been pushed and signalled,
+ * and listens in the new one. What the driver offers meanwhile is served there; a kick that comes
+ * in between stays in the doorbell. Context: as above.
+ */
+co_fn void vq_co_move(VirtQueue *vq, AioContext *ctx) NONNULL(1, 2);
 
 /*
  * vq_pop - take the next available chain

@@ -112,6 +112,7 @@ void guest_transport_init(GuestTransport *transport, VirtioDevice *vdev)
 typedef struct ControlCall {
     VirtioDevice *vdev;
     VirtQueue *vq;
+    AioContext *ctx;
     uint64_t value;
     size_t offset, len_bytes;
     const void *data;
@@ -176,6 +177,21 @@ void dev_reset_queue(VirtioDevice *vdev, unsigned index)
     ControlCall call = { .vdev = vdev, .vq = vdev_queue(vdev, index) };
 
     aio_co_run_sync(aio_main(), reset_queue_entry, &call);
+}
+
+static void move_queue_entry(void *opaque)
+{
+    ControlCall *call = opaque;
+
+    assert_in_coroutine();
+    vdev_co_move_queue(call->vdev, call->vq->index, call->ctx);
+}
+
+void dev_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx)
+{
+    ControlCall call = { .vdev = vdev, .vq = vdev_queue(vdev, index), .ctx = ctx };
+
+    aio_co_run_sync(aio_main(), move_queue_entry, &call);
 }
 
 static void write_config_entry(void *opaque)

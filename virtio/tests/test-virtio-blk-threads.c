@@ -54,6 +54,7 @@ static VirtioBlk *vblk;
 static VirtioDevice *vdev;
 static GuestTransport transport;
 static Driver drivers[NB_QUEUES];
+static AioContext *contexts[NB_QUEUES];
 static _Atomic unsigned nb_finished;
 static int disk_fd;
 
@@ -315,6 +316,35 @@ static void queues_reset_at_work(void)
     }
 }
 
+/* A queue goes to another thread again and again, two meet in one, and the drivers do not notice. */
+static void queues_move_at_work(void)
+{
+    unsigned moves = 0;
+    uint32_t random = 1;
+
+    for (unsigned life = 0; life < NB_LIVES; life++) {
+        drivers_start();
+        while (atomic_load(&nb_finished) < NB_QUEUES) {
+            random = random * 1664525 + 1013904223;
+            unsigned from = (random >> 8) % NB_QUEUES, to = (random >> 16) % NB_QUEUES;
+
+            dev_move_queue(vdev, from, contexts[to]);
+            EXPECT_TRUE(vdev->queues[from].ctx == contexts[to]);
+            moves++;
+        }
+        for (unsigned i = 0; i < NB_QUEUES; i++) {
+            pthread_join(drivers[i].thread, NULL);
+            EXPECT_EQ(drivers[i].nb_done, NB_REQUESTS);
+        }
+        dev_set_status(vdev, 0);
+        drivers_finish();
+    }
+    EXPECT_GE(moves, 20);
+    for (unsigned i = 0; i < NB_QUEUES; i++) {
+        EXPECT_EQ(vdev->queues[i].stats.requests, NB_LIVES * NB_REQUESTS);
+    }
+}
+
 static main_fn void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll_max_ns,
                            void (*run)(void))
 {
@@ -345,7 +375,8 @@ static main_fn void run_on(const char *disk_options, unsigned nb_iothreads, int6
     for (unsigned i = 0; i < NB_QUEUES; i++) {
         drivers[i] = (Driver){ .index = i, .random = i + 1, .polls = i % 2 };
         drivers[i].irq_fd = eventfd(0, EFD_CLOEXEC);
-        vdev_set_queue_context(vdev, i, iothread_context(iothreads[i % nb_iothreads]));
+        contexts[i] = iothread_context(iothreads[i % nb_iothreads]);
+        vdev_set_queue_context(vdev, i, contexts[i]);
     }
     run();
     for (unsigned i = 0; i < NB_QUEUES; i++) {
@@ -402,6 +433,16 @@ TEST(vblk_threads, a_reset_under_load_leaves_the_memory_alone_when_polling)
 TEST(vblk_threads, a_ring_reset_under_load_leaves_the_other_queues_alone)
 {
     run_on_file(",cache=writeback", 4, AIO_POLL_MAX_NS_DEFAULT, queues_reset_at_work);
+}
+
+TEST(vblk_threads, queues_move_between_threads_under_load)
+{
+    run_on_file("", 4, 0, queues_move_at_work);
+}
+
+TEST(vblk_threads, queues_move_between_polling_threads_under_load)
+{
+    run_on_file(",cache=writeback", 4, AIO_POLL_MAX_NS_DEFAULT, queues_move_at_work);
 }
 
 TEST_MAIN()
