@@ -11,10 +11,12 @@
 
 #include "block/block-driver.h"
 #include "block/block-io.h"
+#include "block/nbd/nbd-uri.h"
 
 #define WHAT_BYTES 64
 
-static const BlockDriver *const drivers[] = { &bdrv_file, &bdrv_null, &bdrv_throttle, &bdrv_faulty };
+static const BlockDriver *const drivers[] = { &bdrv_file, &bdrv_nbd, &bdrv_null, &bdrv_throttle,
+                                              &bdrv_faulty };
 
 static BlockNode *open_node(const BlockDriver *driver, Opts *opts, unsigned depth, Error *err);
 
@@ -27,7 +29,7 @@ const BlockDriver *bdrv_find_driver(Opts *opts, Error *err)
 
     if (!name) {
         if (opts_has(opts, "path")) {
-            return &bdrv_file;
+            return nbd_uri_is_uri(opts_get(opts, "path")) ? &bdrv_nbd : &bdrv_file;
         }
         error_set(err, -EINVAL, "%s: no image is named: path=FILE or driver=NAME expected",
                   opts->what);
@@ -209,8 +211,7 @@ static int open_children(BlockNode *node, Opts *opts, unsigned depth, Error *err
         if (!child) {
             return -EINVAL;
         }
-        node->children[i] =
-            (BdrvChild){ .name = name, .parent = node, .shared = BLK_PERM_ALL };
+        node->children[i] = (BdrvChild){ .name = name, .parent = node, .shared = BLK_PERM_ALL };
         ret = bdrv_attach(&node->children[i], child, &reason);
         bdrv_unref(child);
         if (ret < 0) {

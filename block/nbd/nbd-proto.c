@@ -9,12 +9,12 @@ static const struct {
     uint32_t nbd;
     int host;
 } errors[] = {
-    { NBD_EPERM, EPERM },         { NBD_EIO, EIO },
-    { NBD_ENOMEM, ENOMEM },       { NBD_EINVAL, EINVAL },
-    { NBD_ENOSPC, ENOSPC },       { NBD_EOVERFLOW, EOVERFLOW },
-    { NBD_ENOTSUP, EOPNOTSUPP },  { NBD_ESHUTDOWN, ESHUTDOWN },
-    { NBD_EPERM, EROFS },         { NBD_ENOSPC, EDQUOT },
-    { NBD_ENOSPC, EFBIG },        { NBD_EPERM, EACCES },
+    { NBD_EPERM, EPERM },        { NBD_EIO, EIO },
+    { NBD_ENOMEM, ENOMEM },      { NBD_EINVAL, EINVAL },
+    { NBD_ENOSPC, ENOSPC },      { NBD_EOVERFLOW, EOVERFLOW },
+    { NBD_ENOTSUP, EOPNOTSUPP }, { NBD_ESHUTDOWN, ESHUTDOWN },
+    { NBD_EPERM, EROFS },        { NBD_ENOSPC, EDQUOT },
+    { NBD_ENOSPC, EFBIG },       { NBD_EPERM, EACCES },
 };
 
 int nbd_errno_to_host(uint32_t error)
@@ -68,8 +68,10 @@ const char *nbd_option_name(uint32_t option)
 const char *nbd_option_reply_name(uint32_t type)
 {
     static const char *const error_names[] = {
-        "unsupported",     "forbidden by policy", "invalid",      "not on this platform",
-        "TLS is required", "no such export",      "shutting down", "block sizes must be asked for",
+        "unsupported",     "forbidden by policy",
+        "invalid",         "not on this platform",
+        "TLS is required", "no such export",
+        "shutting down",   "block sizes must be asked for",
         "too big",         "extended headers are required",
     };
 

@@ -118,7 +118,7 @@ typedef enum NbdCommand {
 #define NBD_STATE_ZERO (1u << 1)
 
 /* What a server must take when no other limit was agreed on. */
-#define NBD_PAYLOAD_BYTES_DEFAULT (32u << 20)
+#define NBD_PAYLOAD_BYTES_DEFAULT         (32u << 20)
 #define NBD_BLOCK_BYTES_PREFERRED_DEFAULT 4096u
 
 #define NBD_EPERM     1u
@@ -219,8 +219,8 @@ typedef struct NbdOptionReply {
 void nbd_option_encode(uint8_t *buf, const NbdOptionHeader *header) NONNULL(1, 2);
 int nbd_option_decode(const uint8_t *buf, NbdOptionHeader *ret_header) NONNULL(1, 2) WARN_UNUSED;
 void nbd_option_reply_encode(uint8_t *buf, const NbdOptionReply *reply) NONNULL(1, 2);
-int nbd_option_reply_decode(const uint8_t *buf, NbdOptionReply *ret_reply) NONNULL(1, 2)
-    WARN_UNUSED;
+int nbd_option_reply_decode(const uint8_t *buf, NbdOptionReply *ret_reply)
+    NONNULL(1, 2) WARN_UNUSED;
 
 /* A string in somebody else's buffer; not closed by NUL. */
 typedef struct NbdString {
@@ -254,8 +254,8 @@ typedef struct NbdMetaQuery {
 size_t nbd_meta_query_encode(uint8_t *buf, const NbdString *name, const NbdString *query)
     NONNULL(1, 2, 3);
 /* Checks all queries; then call nbd_meta_query_next() nb_queries times. -EINVAL, -ENAMETOOLONG */
-int nbd_meta_query_decode(const uint8_t *buf, size_t len_bytes, NbdMetaQuery *ret_query) NONNULL(3)
-    WARN_UNUSED;
+int nbd_meta_query_decode(const uint8_t *buf, size_t len_bytes, NbdMetaQuery *ret_query)
+    NONNULL(3) WARN_UNUSED;
 NbdString nbd_meta_query_next(NbdMetaQuery *query) NONNULL(1);
 
 /* Data of NBD_REP_INFO: what the two that have a fixed form say. */
@@ -315,8 +315,8 @@ static inline size_t nbd_request_bytes(NbdHeaders headers)
 /* Returns the length, nbd_request_bytes(). */
 size_t nbd_request_encode(uint8_t *buf, NbdHeaders headers, const NbdRequest *req) NONNULL(1, 3);
 /* -EPROTO: a wrong magic */
-int nbd_request_decode(const uint8_t *buf, NbdHeaders headers, NbdRequest *ret_req) NONNULL(1, 3)
-    WARN_UNUSED;
+int nbd_request_decode(const uint8_t *buf, NbdHeaders headers, NbdRequest *ret_req)
+    NONNULL(1, 3) WARN_UNUSED;
 
 /* --- replies --- */
 
@@ -327,12 +327,12 @@ int nbd_request_decode(const uint8_t *buf, NbdHeaders headers, NbdRequest *ret_r
 
 typedef struct NbdReply {
     bool simple;
-    uint32_t error;           /* simple: 0 or NBD_E... */
-    uint16_t flags;           /* chunk: NBD_REPLY_FLAG_... */
-    uint16_t type;            /* chunk: NBD_REPLY_TYPE_... */
+    uint32_t error; /* simple: 0 or NBD_E... */
+    uint16_t flags; /* chunk: NBD_REPLY_FLAG_... */
+    uint16_t type;  /* chunk: NBD_REPLY_TYPE_... */
     uint64_t cookie;
-    uint64_t offset_bytes;    /* extended: the request's */
-    uint64_t payload_bytes;   /* chunk: of what follows */
+    uint64_t offset_bytes;  /* extended: the request's */
+    uint64_t payload_bytes; /* chunk: of what follows */
 } NbdReply;
 
 /* nbd_reply_bytes - length of the header that begins with the four bytes at @buf, 0 when there is
@@ -344,13 +344,13 @@ void nbd_reply_decode(const uint8_t *buf, NbdReply *ret_reply) NONNULL(1, 2);
 size_t nbd_reply_encode(uint8_t *buf, NbdHeaders headers, const NbdReply *reply) NONNULL(1, 3);
 
 /* Fixed parts of payloads: encode with nbd_put_be..() in this order. */
-#define NBD_OFFSET_DATA_BYTES 8        /* be64 offset, data */
-#define NBD_OFFSET_HOLE_BYTES 12       /* be64 offset, be32 length */
-#define NBD_CHUNK_ERROR_BYTES 6        /* be32 error, be16 message length, message */
-#define NBD_CHUNK_ERROR_OFFSET_BYTES 8 /* behind the message: be64 offset */
-#define NBD_STATUS_BYTES      4        /* be32 context, then extents */
-#define NBD_EXTENT_BYTES      8        /* be32 length, be32 flags */
-#define NBD_STATUS_EXT_BYTES  8        /* be32 context, be32 number, then extents */
-#define NBD_EXTENT_EXT_BYTES  16       /* be64 length, be64 flags */
+#define NBD_OFFSET_DATA_BYTES        8  /* be64 offset, data */
+#define NBD_OFFSET_HOLE_BYTES        12 /* be64 offset, be32 length */
+#define NBD_CHUNK_ERROR_BYTES        6  /* be32 error, be16 message length, message */
+#define NBD_CHUNK_ERROR_OFFSET_BYTES 8  /* behind the message: be64 offset */
+#define NBD_STATUS_BYTES             4  /* be32 context, then extents */
+#define NBD_EXTENT_BYTES             8  /* be32 length, be32 flags */
+#define NBD_STATUS_EXT_BYTES         8  /* be32 context, be32 number, then extents */
+#define NBD_EXTENT_EXT_BYTES         16 /* be64 length, be64 flags */
 
 #endif

@@ -233,7 +233,8 @@ static int check_tls(const char *what, const Parts *parts, NbdUri *uri, Error *e
     if (!parts->tls && (parts->certificates || parts->psk_file || parts->username ||
                         parts->hostname || parts->verify_peer || parts->type_name)) {
         return error_set(err, -EINVAL,
-                         "%s: parameters of TLS without TLS: nbds://, nbds+unix:// or tls=on", what);
+                         "%s: parameters of TLS without TLS: nbds://, nbds+unix:// or tls=on",
+                         what);
     }
     if (psk && parts->certificates) {
         return error_set(err, -EINVAL, "%s: tls-psk-file and tls-certificates exclude each other",
@@ -267,8 +268,7 @@ static int check_address(const char *what, const Parts *parts, NbdUri *uri, Erro
         }
         ret = socket_address_set_unix(&uri->addr, parts->socket, &reason);
     } else if (parts->socket) {
-        return error_set(err, -EINVAL,
-                         "%s: socket=%s goes with nbd+unix://, not with a host", what,
+        return error_set(err, -EINVAL, "%s: socket=%s goes with nbd+unix://, not with a host", what,
                          parts->socket);
     } else {
         ret = socket_address_set_tcp(&uri->addr, parts->host, parts->port ? parts->port : NBD_PORT,
@@ -409,7 +409,8 @@ TlsCreds *nbd_uri_load_creds(const NbdUri *uri, TlsRole role, Error *err)
     assert(uri->tls);
     if (!uri->tls_psk_file) {
         if (role == TLS_SERVER && !uri->tls_certificates) {
-            error_set(err, -EINVAL, "TLS: a server needs tls-certificates=DIR or tls-psk-file=FILE");
+            error_set(err, -EINVAL,
+                      "TLS: a server needs tls-certificates=DIR or tls-psk-file=FILE");
             return NULL;
         }
         return tls_creds_create_x509(role, uri->tls_certificates, uri->tls_verify_peer, err);
@@ -455,7 +456,8 @@ static char *encode(char *at, const char *text)
 char *nbd_uri_describe(const NbdUri *uri)
 {
     bool is_unix = uri->addr.type == SOCKET_ADDRESS_UNIX;
-    size_t size = 3 * (strlen(uri->export_name) + SOCKET_PATH_BYTES) + SOCKET_ADDRESS_TEXT_BYTES + 64;
+    size_t size =
+        3 * (strlen(uri->export_name) + SOCKET_PATH_BYTES) + SOCKET_ADDRESS_TEXT_BYTES + 64;
     char *text = malloc(size);
     char *at = text;
 

@@ -13,7 +13,8 @@
 #define KIB 1024u
 
 static const MemConfig small = { .length_bytes = 64 * KIB, .options = "node-name=mem" };
-static const MemConfig bare = { .length_bytes = 64 * KIB, .options = "node-name=mem",
+static const MemConfig bare = { .length_bytes = 64 * KIB,
+                                .options = "node-name=mem",
                                 .no_backend = true };
 
 static unsigned nb_nodes(void)
@@ -115,20 +116,23 @@ TEST(graph, wrong_options_are_refused_and_leave_nothing)
     expect_pass_refused("", "--disk: file=NODE or file.path=FILE is missing");
     expect_pass_refused("file=nobody",
                         "--disk: file: there is no node 'nobody'; file.path=FILE opens a file");
-    expect_pass_refused("file=mem,file.size=1M", "--disk: 'file' and 'file.size' exclude each other");
+    expect_pass_refused("file=mem,file.size=1M",
+                        "--disk: 'file' and 'file.size' exclude each other");
     expect_pass_refused("file=mem,cache=none", "--disk: cache: node 'mem' is open already");
     expect_pass_refused("file.size=1M",
                         "--disk: file: no image is named: path=FILE or driver=NAME expected");
-    expect_pass_refused("file.driver=nil",
-                        "--disk: file: driver 'nil' does not exist; there are: file, null, throttle, faulty");
+    expect_pass_refused(
+        "file.driver=nil",
+        "--disk: file: driver 'nil' does not exist; there are: file, nbd, null, throttle, faulty");
     expect_pass_refused("file.driver=null,file.size=1M,file.latency=1",
                         "--disk: file: unknown key 'latency'; known are: driver, node-name, "
                         "readonly, cache, discard, size, latency-ns, read-zeroes");
     expect_pass_refused("file.driver=null", "--disk: file: driver=null needs size=SIZE");
     expect_pass_refused("node-name=mem,file=mem",
                         "--disk: node-name: there is a node 'mem' already");
-    expect_pass_refused("node-name=a b,file=mem", "--disk: node-name: 'a b' is not 1 to 31 letters, "
-                                                  "digits, '-', '_' and '.'");
+    expect_pass_refused("node-name=a b,file=mem",
+                        "--disk: node-name: 'a b' is not 1 to 31 letters, "
+                        "digits, '-', '_' and '.'");
     expect_pass_refused("node-name=,file=mem", "--disk: node-name: '' is not 1 to 31 letters, "
                                                "digits, '-', '_' and '.'");
     expect_pass_refused("file=mem,fail-open=on", "as you wish");

@@ -163,10 +163,10 @@ TEST(nbd_proto, block_sizes_that_make_no_sense_are_refused)
         NbdBlockSizes sizes;
         int ret;
     } cases[] = {
-        { { 512, 4096, 32u << 20 }, 0 },     { { 1, 1, UINT32_MAX }, 0 },
-        { { 65536, 65536, 65536 }, 0 },      { { 0, 4096, 32u << 20 }, -EPROTO },
-        { { 3, 4096, 32u << 20 }, -EPROTO }, { { 131072, 131072, 32u << 20 }, -EPROTO },
-        { { 512, 0, 32u << 20 }, -EPROTO },  { { 512, 700, 32u << 20 }, -EPROTO },
+        { { 512, 4096, 32u << 20 }, 0 },      { { 1, 1, UINT32_MAX }, 0 },
+        { { 65536, 65536, 65536 }, 0 },       { { 0, 4096, 32u << 20 }, -EPROTO },
+        { { 3, 4096, 32u << 20 }, -EPROTO },  { { 131072, 131072, 32u << 20 }, -EPROTO },
+        { { 512, 0, 32u << 20 }, -EPROTO },   { { 512, 700, 32u << 20 }, -EPROTO },
         { { 512, 256, 32u << 20 }, -EPROTO }, { { 512, 4096, 256 }, -EPROTO },
         { { 512, 4096, 0 }, -EPROTO },
     };
@@ -191,8 +191,9 @@ TEST(nbd_proto, requests_have_the_length_that_their_headers_have)
                got;
 
     ASSERT_EQ(nbd_request_encode(buf, NBD_HEADERS_STRUCTURED, &req), 28);
-    EXPECT_EQ(memcmp(buf, "\x25\x60\x95\x13\0\1\0\4\x11\x22\x33\x44\x55\x66\x77\x88\0\0\1\0\0\0\0\0"
-                          "\x89\xab\xcd\xef",
+    EXPECT_EQ(memcmp(buf,
+                     "\x25\x60\x95\x13\0\1\0\4\x11\x22\x33\x44\x55\x66\x77\x88\0\0\1\0\0\0\0\0"
+                     "\x89\xab\xcd\xef",
                      28),
               0);
     EXPECT_EQ(nbd_request_decode(buf, NBD_HEADERS_EXTENDED, &got), -EPROTO);

@@ -134,7 +134,8 @@ TEST(nbd_uri, options_say_the_same)
     Error err = { 0 };
 
     ASSERT_EQ(opts_parse(&opts, "--disk", "host=h,export=a,,b,tls=on,tls-username=u,queues=2", NULL,
-                         &err), 0);
+                         &err),
+              0);
     ASSERT_EQ(nbd_uri_from_opts(&opts, &uri, &err), 0);
     EXPECT_STREQ(uri.addr.host, "h");
     EXPECT_STREQ(uri.addr.port, "10809");
@@ -160,7 +161,7 @@ TEST(nbd_uri, options_say_the_same)
 TEST(nbd_uri, description_can_be_parsed_again)
 {
     static const char *const texts[] = {
-        "nbd://example.com:10809/a/b%20c", "nbd://[::1]:77/", "nbds://h:1/x",
+        "nbd://example.com:10809/a/b%20c", "nbd://[::1]:77/",        "nbds://h:1/x",
         "nbd+unix:///n?socket=/run/a%26b", "nbds+unix:///?socket=s",
     };
 
