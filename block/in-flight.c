@@ -78,6 +78,7 @@ int inflight_init(InFlight *f)
     size_t bytes = AIO_CONTEXTS_MAX * sizeof(InFlightSlot);
     void *slots;
 
+    *f = (InFlight){ 0 };
     pthread_once(&membarrier_once, membarrier_register);
     if (posix_memalign(&slots, CACHE_LINE_BYTES, bytes) != 0) {
         return -ENOMEM;

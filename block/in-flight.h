@@ -30,7 +30,8 @@ typedef struct InFlight {
 /* How many wait for something to become empty, in the whole process; see inflight_leave(). */
 extern _Atomic unsigned inflight_waiters;
 
-int inflight_init(InFlight *f) NONNULL(1) WARN_UNUSED; /* -ENOMEM */
+/* -ENOMEM; finish accepts what init has left */
+int inflight_init(InFlight *f) NONNULL(1) WARN_UNUSED;
 void inflight_finish(InFlight *f);
 
 /* For inflight_leave() alone: wake those whose wait is over. */
