@@ -582,6 +582,87 @@ TEST(file, another_process_that_has_a_lock_is_named)
 
 /* --- discard and write-zeroes --- */
 
+TEST(file, truncating_changes_the_file_and_what_is_new_reads_as_zeroes)
+{
+    Place p;
+    BlockBackend *blk;
+    char buf[4096];
+    Error err = { 0 };
+
+    place_init(&p);
+    make_file(p.path, 64 * KIB, 'a');
+    blk = must_open(p.path, "");
+    EXPECT_EQ(blk_truncate(blk, 16 * KIB, NULL), 0);
+    EXPECT_EQ(size_of(p.path), 16 * KIB);
+    EXPECT_EQ(blk_truncate(blk, 32 * KIB, NULL), 0);
+    EXPECT_EQ(size_of(p.path), 32 * KIB);
+    EXPECT_EQ(run_read(blk, 12 * KIB, 4096, buf), 0);
+    EXPECT_TRUE(all_bytes(buf, sizeof(buf), 'a'));
+    EXPECT_EQ(run_read(blk, 16 * KIB, 4096, buf), 0);
+    EXPECT_TRUE(all_bytes(buf, sizeof(buf), 0));
+    EXPECT_EQ(run_read(blk, 32 * KIB, 512, buf), -EINVAL);
+    EXPECT_TRUE(blk_truncate(blk, (uint64_t)1 << 63, &err) == -EFBIG);
+    EXPECT_TRUE(strstr(err.msg, "9223372036854775808 bytes are more than a file can have") != NULL);
+    EXPECT_EQ(blk_length(blk), 32 * KIB);
+    EXPECT_EQ(blk_close(blk), 0);
+    place_finish(&p);
+}
+
+TEST(file, a_file_that_others_make_longer_or_shorter_is_seen_when_looked_at)
+{
+    Place p;
+    BlockBackend *blk;
+    char buf[512];
+
+    place_init(&p);
+    make_file(p.path, 64 * KIB, 'a');
+    blk = must_open(p.path, "readonly=on");
+    ASSERT_EQ(truncate(p.path, 128 * KIB + 1), 0);
+    EXPECT_EQ(blk_length(blk), 64 * KIB);
+    EXPECT_EQ(blk_refresh_length(blk, NULL), 0);
+    EXPECT_EQ(blk_length(blk), 128 * KIB + 512);
+    EXPECT_EQ(run_read(blk, 128 * KIB, 512, buf), 0);
+    ASSERT_EQ(truncate(p.path, 4 * KIB), 0);
+    EXPECT_EQ(blk_refresh_length(blk, NULL), 0);
+    EXPECT_EQ(run_read(blk, 4 * KIB, 512, buf), -EINVAL);
+    EXPECT_EQ(blk_close(blk), 0);
+    place_finish(&p);
+}
+
+TEST(file, block_status_tells_holes_from_data)
+{
+    Place p;
+    BlockBackend *blk;
+    uint64_t len;
+
+    place_init(&p);
+    make_file(p.path, 64 * KIB, 'a');
+    ASSERT_EQ(truncate(p.path, 256 * KIB), 0);
+    blk = must_open(p.path, "");
+    EXPECT_EQ(run_status(blk, 0, 256 * KIB, &len), BLK_STATUS_DATA);
+    if (len == 256 * KIB) {
+        blk_close(blk);
+        unlink(p.path);
+        TEST_SKIP("this file system does not tell holes");
+    }
+    EXPECT_EQ(len, 64 * KIB);
+    EXPECT_EQ(run_status(blk, 4 * KIB + 512, 8 * KIB, &len), BLK_STATUS_DATA);
+    EXPECT_EQ(len, 8 * KIB);
+    EXPECT_EQ(run_status(blk, 64 * KIB, 192 * KIB, &len), BLK_STATUS_ZERO);
+    EXPECT_EQ(len, 192 * KIB);
+    EXPECT_EQ(run_status(blk, 256 * KIB, 512, &len), -EINVAL);
+    ASSERT_EQ(truncate(p.path, 128 * KIB), 0); /* behind our back: nothing is there */
+    EXPECT_EQ(run_status(blk, 192 * KIB, 512, &len), BLK_STATUS_ZERO);
+    EXPECT_EQ(len, 512u);
+    hook.blocking_ret = -EIO;
+    EXPECT_EQ(run_status(blk, 0, 512, &len), -EIO);
+    hook.blocking_ret = -EINVAL; /* the file system knows nothing of it */
+    EXPECT_EQ(run_status(blk, 0, 512, &len), BLK_STATUS_DATA);
+    hook.blocking_ret = 0;
+    EXPECT_EQ(blk_close(blk), 0);
+    place_finish(&p);
+}
+
 TEST(file, discard_gives_the_space_back_unless_it_is_ignored)
 {
     Place p;

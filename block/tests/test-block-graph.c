@@ -161,6 +161,32 @@ TEST(graph, a_node_without_a_name_gets_one_that_nobody_has)
     env_finish(&env);
 }
 
+TEST(graph, options_nest_as_deep_as_the_graph_may_be)
+{
+    Env env;
+    BlockNode *node;
+    Error err = { 0 };
+
+    env_init(&env, 0);
+    for (unsigned nb_nodes_wanted = BDRV_DEPTH_MAX; nb_nodes_wanted <= BDRV_DEPTH_MAX + 1;
+         nb_nodes_wanted++) {
+        char text[1024] = "", prefix[128] = "";
+
+        for (unsigned i = 1; i < nb_nodes_wanted; i++) {
+            snprintf(text + strlen(text), sizeof(text) - strlen(text), "%sdriver=throttle,", prefix);
+            strcat(prefix, "file.");
+        }
+        snprintf(text + strlen(text), sizeof(text) - strlen(text), "%sdriver=null,%ssize=1M",
+                 prefix, prefix);
+        node = open_text(text, &err);
+        EXPECT_EQ(node != NULL, nb_nodes_wanted <= BDRV_DEPTH_MAX);
+        bdrv_unref(node);
+        EXPECT_EQ(nb_nodes(), 0u);
+    }
+    EXPECT_TRUE(strstr(err.msg, ": more than 8 nodes on top of each other") != NULL);
+    env_finish(&env);
+}
+
 /* --- permissions --- */
 
 static void expect_blk_refused(BlockNode *node, BlkPerm perm, BlkPerm shared, int code,
