@@ -651,9 +651,10 @@ TEST(file, block_status_tells_holes_from_data)
     EXPECT_EQ(run_status(blk, 64 * KIB, 192 * KIB, &len), BLK_STATUS_ZERO);
     EXPECT_EQ(len, 192 * KIB);
     EXPECT_EQ(run_status(blk, 256 * KIB, 512, &len), -EINVAL);
-    ASSERT_EQ(truncate(p.path, 128 * KIB), 0); /* behind our back: nothing is there */
-    EXPECT_EQ(run_status(blk, 192 * KIB, 512, &len), BLK_STATUS_ZERO);
-    EXPECT_EQ(len, 512u);
+    ASSERT_EQ(truncate(p.path, 128 * KIB), 0); /* behind our back */
+    EXPECT_EQ(run_status(blk, 64 * KIB, 192 * KIB, &len), BLK_STATUS_ZERO);
+    EXPECT_EQ(len, 64 * KIB);
+    EXPECT_EQ(run_status(blk, 192 * KIB, 512, &len), -EIO); /* like a read there */
     hook.blocking_ret = -EIO;
     EXPECT_EQ(run_status(blk, 0, 512, &len), -EIO);
     hook.blocking_ret = -EINVAL; /* the file system knows nothing of it */
