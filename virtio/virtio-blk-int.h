@@ -8,6 +8,7 @@
 #define VIRTIO_VIRTIO_BLK_INT_H
 
 #include <linux/virtio_blk.h>
+#include <pthread.h>
 
 #include "block/block-acct.h"
 #include "virtio/virtio-blk.h"
@@ -26,6 +27,14 @@ struct VirtioBlk {
     uint32_t max_discard_sectors;
     uint32_t max_write_zeroes_sectors;
     char serial[VIRTIO_BLK_ID_BYTES]; /* padded with NUL, which may be missing */
+
+    /* virtio-blk-error.c */
+    VirtioBlkOnError on_read_error, on_write_error; /* fixed */
+    const VirtioBlkStopOps *stop_ops;
+    void *stop_opaque;
+    pthread_mutex_t held_lock; /* protects held, halting */
+    List held;                 /* requests that wait for virtio_blk_retry() */
+    bool *halting;             /* one a queue */
 
     uint32_t block_bytes;
     uint32_t seg_max;
@@ -47,5 +56,14 @@ static inline bool virtio_blk_has_feature(const VirtioBlk *vblk, unsigned bit)
 void virtio_blk_req_entry(void *opaque);
 /* virtio_blk_req_refuse - push it with an I/O error, when there is no coroutine to be had */
 void virtio_blk_req_refuse(VqElem *elem) NONNULL(1);
+
+int virtio_blk_errors_init(VirtioBlk *vblk, unsigned nb_queues) NONNULL(1) WARN_UNUSED; /* -ENOMEM */
+void virtio_blk_errors_finish(VirtioBlk *vblk) NONNULL(1);
+/* virtio_blk_co_again - the storage has failed a request with @ret: true when it is to be made again;
+ * false when *ret is its result. Home of the queue. */
+co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, int *ret)
+    NONNULL(1, 4);
+/* VirtioDeviceOps.halting */
+void virtio_blk_halting(VirtioDevice *vdev, VirtQueue *vq, bool on) NONNULL(1, 2);
 
 #endif

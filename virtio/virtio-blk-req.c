@@ -115,6 +115,13 @@ static int check_data(const BlkRequest *req, uint64_t len_bytes)
 
 /* --- the operations --- */
 
+/* Whether a call of the backend that gave *ret is to be made again; perhaps later. */
+static ALWAYS_INLINE co_fn bool again(const BlkRequest *req, bool is_write, int *ret)
+{
+    return unlikely(*ret < 0) &&
+           virtio_blk_co_again(req->vblk, req->elem->vq->index, is_write, ret);
+}
+
 static co_fn int do_read(BlkRequest *req)
 {
     VqElem *elem = req->elem;
@@ -126,8 +133,10 @@ static co_fn int do_read(BlkRequest *req)
     if (unlikely(ret < 0)) {
         return ret;
     }
-    ret = blk_co_preadv(req->vblk->blk, req->sector * SECTOR_BYTES, len_bytes, data_in(elem),
-                        elem->nb_in, 0);
+    do {
+        ret = blk_co_preadv(req->vblk->blk, req->sector * SECTOR_BYTES, len_bytes, data_in(elem),
+                            elem->nb_in, 0);
+    } while (again(req, false, &ret));
     if (likely(ret == 0)) {
         req->read_bytes = (uint32_t)len_bytes;
     }
@@ -145,14 +154,22 @@ static co_fn int do_write(BlkRequest *req)
     if (unlikely(ret < 0)) {
         return ret;
     }
-    return blk_co_pwritev(req->vblk->blk, req->sector * SECTOR_BYTES, len_bytes, elem->iov,
-                          elem->nb_out, 0);
+    do {
+        ret = blk_co_pwritev(req->vblk->blk, req->sector * SECTOR_BYTES, len_bytes, elem->iov,
+                             elem->nb_out, 0);
+    } while (again(req, true, &ret));
+    return ret;
 }
 
 static co_fn int do_flush(BlkRequest *req)
 {
+    int ret;
+
     req->op = BLK_ACCT_FLUSH;
-    return blk_co_flush(req->vblk->blk);
+    do {
+        ret = blk_co_flush(req->vblk->blk);
+    } while (again(req, true, &ret));
+    return ret;
 }
 
 static int do_get_id(BlkRequest *req)
@@ -207,7 +224,7 @@ static int ranges_check(const BlkRequest *req, const BlkRange *ranges, int nb_ra
     return 0;
 }
 
-static co_fn int do_range(BlkRequest *req, const BlkRange *range)
+static co_fn int do_range(const BlkRequest *req, const BlkRange *range)
 {
     const VirtioBlk *vblk = req->vblk;
     uint64_t offset_bytes = range->sector * SECTOR_BYTES;
@@ -217,7 +234,6 @@ static co_fn int do_range(BlkRequest *req, const BlkRange *range)
     if (len_bytes == 0) {
         return 0;
     }
-    req->len_bytes += len_bytes;
     if (req->type == VIRTIO_BLK_T_DISCARD) {
         return blk_co_pdiscard(vblk->blk, offset_bytes, len_bytes);
     }
@@ -246,7 +262,10 @@ static NOINLINE co_fn int do_ranges(BlkRequest *req)
     ret = ranges_check(req, ranges, nb_ranges, discard ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
                        discard ? vblk->max_discard_sectors : vblk->max_write_zeroes_sectors);
     for (int i = 0; i < nb_ranges && ret == 0; i++) {
-        ret = do_range(req, &ranges[i]);
+        do {
+            ret = do_range(req, &ranges[i]);
+        } while (again(req, true, &ret));
+        req->len_bytes += (uint64_t)ranges[i].nb_sectors * SECTOR_BYTES;
     }
     return ret;
 }

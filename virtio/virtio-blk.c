@@ -151,6 +151,7 @@ static const VirtioDeviceOps blk_ops = {
     .config_read = blk_config_read,
     .co_config_write = blk_co_config_write,
     .handle_queue = blk_handle_queue,
+    .halting = virtio_blk_halting,
 };
 
 /* --- what the backend tells --- */
@@ -278,7 +279,12 @@ VirtioBlk *virtio_blk_create(const VirtioBlkParams *params, BlockBackend *blk,
         return NULL;
     }
     vblk->blk = blk;
-    if (create_acct(vblk, params->nb_queues) < 0) {
+    vblk->on_read_error = params->on_read_error;
+    vblk->on_write_error = params->on_write_error;
+    vblk->stop_ops = params->stop_ops;
+    vblk->stop_opaque = params->stop_opaque;
+    if (virtio_blk_errors_init(vblk, params->nb_queues) < 0 ||
+        create_acct(vblk, params->nb_queues) < 0) {
         error_set(err, -ENOMEM, "%s: out of memory", params->id);
         virtio_blk_destroy(vblk);
         return NULL;
@@ -299,6 +305,7 @@ void virtio_blk_destroy(VirtioBlk *vblk)
             blk_acct_finish(&vblk->acct[i]);
         }
         vdev_finish(&vblk->vdev);
+        virtio_blk_errors_finish(vblk);
         free(vblk->acct);
         free(vblk);
     }

@@ -207,7 +207,13 @@ static co_fn void queue_run(VirtioDevice *vdev, VirtQueue *vq)
 
 static co_fn void queue_halt(VirtioDevice *vdev, VirtQueue *vq)
 {
+    if (vdev->ops->halting) {
+        vdev->ops->halting(vdev, vq, true);
+    }
     vq_co_stop(vq);
+    if (vdev->ops->halting) {
+        vdev->ops->halting(vdev, vq, false);
+    }
     if (vq->doorbell_attached) {
         vq->doorbell_attached = false;
         vdev->transport->detach_doorbell(vdev->transport_opaque, vq->index, &vq->doorbell);

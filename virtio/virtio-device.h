@@ -47,6 +47,9 @@ typedef struct VirtioDeviceOps {
                             size_t len_bytes) co_fn_ptr;
     /* Handle what is available on @vq; home context of the queue. Bounded work a call. */
     void (*handle_queue)(VirtioDevice *vdev, VirtQueue *vq);
+    /* A queue is about to be stopped: end its requests, hold back none of them until it is called again
+     * with @on false. Main. NULL = nothing. */
+    void (*halting)(VirtioDevice *vdev, VirtQueue *vq, bool on);
     /* All queues are stopped; forget what was negotiated. NULL = nothing. */
     void (*reset)(VirtioDevice *vdev);
 } VirtioDeviceOps;

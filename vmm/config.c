@@ -45,6 +45,9 @@ const char config_run_help[] =
     "      transport=pci|mmio\n"
     "      cache=none|writeback|writethrough, readonly=on, discard=unmap|ignore, serial=TEXT\n"
     "      locking=on|off|auto   (path=) one writer or many readers (default: where files have locks)\n"
+    "      rerror=report|ignore|stop, werror=report|ignore|stop|enospc\n"
+    "                        when the storage fails: tell the guest (default), do not, or stop it\n"
+    "                        and try again at SIGCONT or Ctrl-A c\n"
     "      latency-ns=N, read-zeroes=on|off   (driver=null)\n"
     "      driver=throttle,file.path=FILE[,group=NAME], requests or bytes a second:\n"
     "      iops-total=N, iops-read=N, iops-write=N, bps-total=SIZE, bps-read=SIZE,\n"
@@ -57,7 +60,8 @@ const char config_run_help[] =
     "  --log-level error|warn|info|debug\n"
     "  --help\n"
     "\n"
-    "The guest's first serial port is the terminal; Ctrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A.\n"
+    "The guest's first serial port is the terminal; Ctrl-A x quits, Ctrl-A c continues a guest\n"
+    "that a disk error has stopped, Ctrl-A Ctrl-A sends Ctrl-A.\n"
     "\n"
     "exit status: 0 guest powered off, 1 host failure, 2 bad command line, 3 guest panic,\n"
     "4 guest reset with --no-reboot, 5 KVM could not run the guest, 128+N ended by signal N\n";
@@ -313,6 +317,22 @@ static int take_queues(DiskConfig *disk, Error *err)
     return 0;
 }
 
+static int take_error_policies(DiskConfig *disk, Error *err)
+{
+    static const char *const policies[] = { "report", "ignore", "stop", "enospc", NULL };
+    static const char *const read_policies[] = { "report", "ignore", "stop", NULL };
+    int on_read = VIRTIO_BLK_REPORT, on_write = VIRTIO_BLK_REPORT;
+    int ret = opts_get_enum(&disk->opts, "rerror", read_policies, &on_read, err);
+
+    if (ret == 0) {
+        ret = opts_get_enum(&disk->opts, "werror", policies, &on_write, err);
+    }
+    static_assert(VIRTIO_BLK_REPORT == 0 && VIRTIO_BLK_STOP_ENOSPC == 3, "index of policies[]");
+    disk->on_read_error = (VirtioBlkOnError)on_read;
+    disk->on_write_error = (VirtioBlkOnError)on_write;
+    return ret;
+}
+
 static int fill_disk(MachineConfig *config, DiskConfig *disk, Error *err)
 {
     static const char *const transports[] = { "pci", "mmio", NULL };
@@ -320,7 +340,8 @@ static int fill_disk(MachineConfig *config, DiskConfig *disk, Error *err)
     int ret;
 
     if ((ret = take_disk_id(config, disk, err)) < 0 || (ret = take_queues(disk, err)) < 0 ||
-        (ret = opts_get_enum(&disk->opts, "transport", transports, &transport, err)) < 0) {
+        (ret = opts_get_enum(&disk->opts, "transport", transports, &transport, err)) < 0 ||
+        (ret = take_error_policies(disk, err)) < 0) {
         return ret;
     }
     disk->mmio = transport == 1;

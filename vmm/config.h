@@ -13,6 +13,7 @@
 #include "io/aio/aio.h"
 #include "io/base/log.h"
 #include "io/base/opts.h"
+#include "virtio/virtio-blk.h"
 #include "vmm/ram.h"
 
 #define CONFIG_DISKS_MAX     24
@@ -34,6 +35,7 @@ typedef struct DiskConfig {
     unsigned queue_size;
     unsigned seg_max;     /* 0 = default */
     bool mmio;            /* transport=mmio */
+    VirtioBlkOnError on_read_error, on_write_error;
     unsigned nb_iothreads; /* queue i runs on iothreads[i % nb]; 0 = one thread for each queue */
     char *iothreads[CONFIG_QUEUES_MAX];
 } DiskConfig;

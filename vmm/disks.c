@@ -111,11 +111,27 @@ static int attach_transport(Machine *machine, Disk *disk, const DiskConfig *conf
     return disk->mmio ? 0 : -EIO;
 }
 
+/* In the queue's thread. */
+static void stop_cb(void *opaque, bool is_write, int error)
+{
+    Disk *disk = opaque;
+
+    atomic_store(is_write ? &disk->failed_write : &disk->failed_read, error);
+    atomic_store(&disk->machine->disk_failed, true);
+    aio_notify(disk->machine->main);
+}
+
+static const VirtioBlkStopOps stop_ops = { .stop = stop_cb };
+
 static main_fn int create_disk(Machine *machine, DiskConfig *config, unsigned slot,
                                bool *ret_usage, Error *err)
 {
     Disk *disk = &machine->disks[machine->nb_disks++];
-    int ret = open_backend(disk, config, ret_usage, err);
+    int ret;
+
+    disk->machine = machine;
+    disk->id = config->id;
+    ret = open_backend(disk, config, ret_usage, err);
 
     if (ret < 0) {
         return ret;
@@ -127,6 +143,10 @@ static main_fn int create_disk(Machine *machine, DiskConfig *config, unsigned sl
         .queue_size = config->queue_size,
         .seg_max = config->seg_max,
         .read_only = blk_read_only(disk->blk),
+        .on_read_error = config->on_read_error,
+        .on_write_error = config->on_write_error,
+        .stop_ops = &stop_ops,
+        .stop_opaque = disk,
     };
 
     disk->vblk = virtio_blk_create(&params, disk->blk, &machine->gm, err);
@@ -165,6 +185,39 @@ void disks_reset(Machine *machine)
 {
     for (unsigned i = 0; i < machine->nb_disks; i++) {
         aio_co_run_sync(machine->main, reset_entry, &machine->disks[i]);
+    }
+}
+
+static void say_failure(const Disk *disk, const char *what, int error)
+{
+    if (error < 0) {
+        log_error("machine", "disk %s: a %s failed: %s; the guest is stopped; remedy it, then SIGCONT "
+                  "(or Ctrl-A c) makes the guest go on, and the request again",
+                  disk->id, what, error_strerror(error));
+    }
+}
+
+bool disks_take_failure(Machine *machine)
+{
+    bool any = false;
+
+    if (!atomic_exchange(&machine->disk_failed, false)) {
+        return false;
+    }
+    for (unsigned i = 0; i < machine->nb_disks; i++) {
+        Disk *disk = &machine->disks[i];
+
+        say_failure(disk, "read", atomic_exchange(&disk->failed_read, 0));
+        say_failure(disk, "write", atomic_exchange(&disk->failed_write, 0));
+        any |= virtio_blk_holds_requests(disk->vblk);
+    }
+    return any;
+}
+
+void disks_retry(Machine *machine)
+{
+    for (unsigned i = 0; i < machine->nb_disks; i++) {
+        virtio_blk_retry(machine->disks[i].vblk);
     }
 }
 

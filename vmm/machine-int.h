@@ -18,6 +18,10 @@
 #include "vmm/vcpu.h"
 
 typedef struct Disk {
+    Machine *machine;
+    const char *id;           /* of its configuration */
+    _Atomic int failed_read;  /* -errno of a request that is held; 0 = none is */
+    _Atomic int failed_write; /* likewise */
     BlockBackend *blk;
     VirtioBlk *vblk;
     VirtioPci *pci;   /* one of these two */
@@ -50,6 +54,9 @@ struct Machine {
     Vcpus *vcpus;
     int signal_fd;
     int signal_received; /* 0 = none */
+    bool continue_asked; /* SIGCONT or Ctrl-A c */
+    bool stopped;        /* vCPUs are paused because of a disk error */
+    _Atomic bool disk_failed; /* somebody is to look at the disks */
     int64_t started_ns;
 };
 
@@ -57,6 +64,10 @@ struct Machine {
 main_fn int disks_create(Machine *machine, bool *ret_usage, Error *err) NONNULL(1, 2) WARN_UNUSED;
 /* Device, queues and transport back to power-on. vCPUs paused. */
 void disks_reset(Machine *machine) NONNULL(1);
+/* A disk holds a request because of an error, which is to stop the guest: say so. */
+bool disks_take_failure(Machine *machine) NONNULL(1);
+/* Have held requests made again. */
+void disks_retry(Machine *machine) NONNULL(1);
 /* Returns the first error of the final flushes. */
 main_fn int disks_destroy(Machine *machine, Error *err) NONNULL(1);
 

@@ -2,7 +2,8 @@
  * machine.c - putting the machine together, its main loop, reset and end
  *
  * The main loop polls the main context and, outside any callback, looks at what has been asked
- * for: a signal, an event of the platform (power-off, reset, panic), a vCPU that cannot go on. It
+ * for: a signal, an event of the platform (power-off, reset, panic), a vCPU that cannot go on, a
+ * disk error that is to stop the guest (rerror=stop, werror=stop) until it is told to go on. It
  * looks before it sleeps, because all of these may also come in while something here polls the
  * context itself (a pause, the reset of a disk). A reset happens here too, between two passes, with
  * all vCPUs parked:
@@ -57,6 +58,7 @@ static void signal_cb(void *opaque)
         break;
     case SIGCONT:
         terminal_resume();
+        machine->continue_asked = true;
         break;
     default:
         machine->signal_received = info.ssi_signo;
@@ -69,6 +71,13 @@ static void quit_cb(void *opaque)
     Machine *machine = opaque;
 
     machine->signal_received = SIGTERM;
+}
+
+static void continue_cb(void *opaque)
+{
+    Machine *machine = opaque;
+
+    machine->continue_asked = true;
 }
 
 static size_t console_input_cb(void *opaque, const uint8_t *data, size_t len_bytes)
@@ -322,8 +331,25 @@ static int reset(Machine *machine, Error *err)
         (ret = load(machine, err)) < 0) {
         return ret;
     }
+    machine->stopped = false;
     vcpus_resume(machine->vcpus);
     return 0;
+}
+
+/* Stop the guest when a disk holds a request because of an error; let both go on when asked to. */
+static void handle_disk_errors(Machine *machine)
+{
+    if (disks_take_failure(machine) && !machine->stopped) {
+        machine->stopped = true;
+        vcpus_pause(machine->vcpus);
+    }
+    if (machine->continue_asked && machine->stopped) {
+        machine->stopped = false;
+        log_info("machine", "the guest goes on");
+        disks_retry(machine);
+        vcpus_resume(machine->vcpus);
+    }
+    machine->continue_asked = false;
 }
 
 /* What the guest asked for: an exit status, or -1 to go on. */
@@ -355,6 +381,7 @@ static int loop(Machine *machine, Error *err)
         if (machine_report(machine)) {
             return MACHINE_EXIT_GUEST_STUCK;
         }
+        handle_disk_errors(machine);
         aio_poll(machine->main, !machine->signal_received);
     }
     return MACHINE_EXIT_SIGNAL + machine->signal_received;
@@ -362,7 +389,9 @@ static int loop(Machine *machine, Error *err)
 
 int machine_run(Machine *machine, Error *err)
 {
-    static const TerminalOps terminal = { .input = console_input_cb, .quit = quit_cb };
+    static const TerminalOps terminal = { .input = console_input_cb,
+                                           .quit = quit_cb,
+                                           .go_on = continue_cb };
 
     if (terminal_start(machine->main, &terminal, machine, err) < 0) {
         return MACHINE_EXIT_HOST_FAILURE;

@@ -145,7 +145,8 @@ static void offer_pending(void)
 
 static void print_help(void)
 {
-    static const char help[] = "\r\nCtrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h helps\r\n";
+    static const char help[] = "\r\nCtrl-A x quits, Ctrl-A c continues a guest that a disk error has stopped, "
+                               "Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h helps\r\n";
 
     terminal_write((const uint8_t *)help, sizeof(help) - 1);
 }
@@ -158,6 +159,10 @@ static bool escaped_byte(uint8_t byte)
     case 'x':
     case 'X':
         terminal.ops->quit(terminal.opaque);
+        return false;
+    case 'c':
+    case 'C':
+        terminal.ops->go_on(terminal.opaque);
         return false;
     case 'h':
     case '?':

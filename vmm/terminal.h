@@ -8,7 +8,7 @@
  *            every signal that ends the process by default, save SIGKILL.
  *
  * When stdin is a terminal it is put in raw mode, Ctrl-A is the escape key: Ctrl-A x quits,
- * Ctrl-A h helps, Ctrl-A Ctrl-A sends one. Other input is passed on as it comes; end of file is the end
+ * Ctrl-A c lets a stopped guest go on, Ctrl-A h helps, Ctrl-A Ctrl-A sends one. Other input is passed on as it comes; end of file is the end
  * of input, not of the run.
  */
 #ifndef VMM_TERMINAL_H
@@ -21,6 +21,7 @@ typedef struct TerminalOps {
      * terminal_room(). Main context. */
     size_t (*input)(void *opaque, const uint8_t *data, size_t len_bytes);
     void (*quit)(void *opaque); /* Ctrl-A x; main context */
+    void (*go_on)(void *opaque); /* Ctrl-A c; likewise */
 } TerminalOps;
 
 int terminal_start(AioContext *ctx, const TerminalOps *ops, void *opaque, Error *err)

@@ -1280,4 +1280,171 @@ TEST(vblk, requests_are_counted_by_kind_with_bytes_and_errors)
     device_end();
 }
 
+/* --- errors of the storage --- */
+
+static unsigned nb_stops;
+static int stop_error;
+static bool stop_is_write;
+
+static void stop_cb(void *opaque, bool is_write, int error)
+{
+    nb_stops++;
+    stop_is_write = is_write;
+    stop_error = error;
+}
+
+static void begin_with_policy(VirtioBlkOnError on_read, VirtioBlkOnError on_write)
+{
+    static const VirtioBlkStopOps ops = { .stop = stop_cb };
+    VirtioBlkParams params = default_params;
+
+    params.on_read_error = on_read;
+    params.on_write_error = on_write;
+    params.stop_ops = &ops;
+    nb_stops = 0;
+    begin_with(&(MemConfig){ .length_bytes = DISK_BYTES, .honours_fua = true }, &params, 0);
+}
+
+static void fail_next(int code)
+{
+    disk.fail_code = code;
+    atomic_store(&disk.fail_nth, 1);
+}
+
+/* Hand a write of a sector over, do not wait for it. */
+static void start_write(uint64_t sector)
+{
+    write_header(VIRTIO_BLK_T_OUT, sector);
+    ring_add(&ring,
+             (RingBuf[]){
+                 { header_gpa, 16, false }, { data_gpa, SECTOR, false }, { status_gpa, 1, true } },
+             3);
+    ring_publish(&ring);
+    ring_kick(&ring);
+    dev_settle();
+}
+
+static bool next_is_done(void)
+{
+    uint32_t head;
+
+    if (!ring_next_used(&ring, &head, &used_len)) {
+        return false;
+    }
+    ring_free(&ring, (uint16_t)head);
+    return true;
+}
+
+TEST(vblk_errors, what_is_ignored_is_a_success_to_the_guest)
+{
+    begin_with_policy(VIRTIO_BLK_IGNORE, VIRTIO_BLK_REPORT);
+    fail_next(-EIO);
+    EXPECT_EQ(run_read(0, SECTOR), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(used_len, SECTOR + 1);
+    fail_next(-EIO);
+    EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(run_read(NB_SECTORS, SECTOR), VIRTIO_BLK_S_IOERR); /* the guest's own mistake */
+    device_end();
+
+    begin_with_policy(VIRTIO_BLK_REPORT, VIRTIO_BLK_IGNORE);
+    fail_next(-ENOSPC);
+    EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_OK);
+    fail_next(-EIO);
+    EXPECT_EQ(run(VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+    fail_next(-EIO);
+    EXPECT_EQ(run_range(VIRTIO_BLK_T_WRITE_ZEROES, 0, 1, 0), VIRTIO_BLK_S_OK);
+    fail_next(-EIO);
+    EXPECT_EQ(run_read(0, SECTOR), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(nb_stops, 0);
+    device_end();
+}
+
+TEST(vblk_errors, a_held_request_is_made_again_until_it_succeeds)
+{
+    begin_with_policy(VIRTIO_BLK_REPORT, VIRTIO_BLK_STOP);
+    memset(data(), 0x77, SECTOR);
+    fail_next(-EIO);
+    start_write(3);
+    EXPECT_EQ(nb_stops, 1);
+    EXPECT_EQ(stop_error, -EIO);
+    EXPECT_TRUE(stop_is_write);
+    EXPECT_TRUE(virtio_blk_holds_requests(vblk));
+    EXPECT_FALSE(next_is_done());
+    /* The disk is not in use meanwhile. */
+    blk_drained_begin(disk.blk);
+    blk_drained_end(disk.blk);
+    fail_next(-ENOSPC);
+    virtio_blk_retry(vblk);
+    dev_settle();
+    EXPECT_EQ(nb_stops, 2);
+    EXPECT_EQ(stop_error, -ENOSPC);
+    EXPECT_FALSE(next_is_done());
+    virtio_blk_retry(vblk);
+    dev_settle();
+    ASSERT_TRUE(next_is_done());
+    EXPECT_EQ(*status_byte(), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(disk.data[3 * SECTOR], 0x77);
+    EXPECT_FALSE(virtio_blk_holds_requests(vblk));
+    fail_next(-EIO);
+    EXPECT_EQ(run_read(0, SECTOR), VIRTIO_BLK_S_IOERR);
+    device_end();
+}
+
+TEST(vblk_errors, only_a_full_disk_stops_where_that_is_said)
+{
+    begin_with_policy(VIRTIO_BLK_REPORT, VIRTIO_BLK_STOP_ENOSPC);
+    fail_next(-EIO);
+    EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(nb_stops, 0);
+    fail_next(-ENOSPC);
+    start_write(0);
+    EXPECT_EQ(nb_stops, 1);
+    virtio_blk_retry(vblk);
+    dev_settle();
+    ASSERT_TRUE(next_is_done());
+    EXPECT_EQ(*status_byte(), VIRTIO_BLK_S_OK);
+    device_end();
+
+    /* What would fail again and again stops nobody. */
+    begin_with_policy(VIRTIO_BLK_STOP, VIRTIO_BLK_STOP);
+    fail_next(-EINVAL);
+    EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_IOERR);
+    fail_next(-EOPNOTSUPP);
+    EXPECT_EQ(run_read(0, SECTOR), VIRTIO_BLK_S_UNSUPP);
+    device_end();
+}
+
+TEST(vblk_errors, a_reset_does_not_wait_for_held_requests)
+{
+    begin_with_policy(VIRTIO_BLK_STOP, VIRTIO_BLK_STOP);
+    fail_next(-EIO);
+    start_write(0);
+    EXPECT_EQ(nb_stops, 1);
+    dev_set_status(vdev, 0);
+    EXPECT_EQ(disk.stats.ops[MEM_WRITE], 1); /* nor make them again */
+    device_end();
+}
+
+static void reset_entry(void *opaque)
+{
+    assert_in_coroutine();
+    vdev_co_reset(vdev);
+}
+
+TEST(vblk_errors, a_request_that_fails_while_its_queue_is_halted_is_not_held)
+{
+    begin_with_policy(VIRTIO_BLK_STOP, VIRTIO_BLK_STOP);
+    atomic_store(&disk.yield, MEM_YIELD_PARK);
+    start_write(0);
+    ASSERT_EQ(mem_nb_parked(&disk), 1);
+    aio_co_enter(aio_main(), co_create(reset_entry, NULL)); /* with the request at the disk */
+    fail_next(-EIO);
+    mem_release_all(&disk);
+    dev_settle();
+    EXPECT_EQ(nb_stops, 0);
+    EXPECT_EQ(vdev_status(vdev), 0);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    device_end();
+}
+
 TEST_MAIN()

@@ -19,6 +19,7 @@ static AioContext *ctx;
 static uint8_t taken[4096];
 static size_t taken_len, room = sizeof(taken);
 static unsigned quits;
+static unsigned continues;
 
 static size_t input_cb(void *opaque, const uint8_t *data, size_t len_bytes)
 {
@@ -35,7 +36,12 @@ static void quit_cb(void *opaque)
     quits++;
 }
 
-static const TerminalOps ops = { .input = input_cb, .quit = quit_cb };
+static void go_on_cb(void *opaque)
+{
+    continues++;
+}
+
+static const TerminalOps ops = { .input = input_cb, .quit = quit_cb, .go_on = go_on_cb };
 
 static void set_stdin(int fd)
 {
@@ -274,6 +280,16 @@ TEST(terminal, ctrl_a_h_helps_on_stdout)
     EXPECT_TAKEN("q");
     ASSERT_GT(read(out[0], text, sizeof(text) - 1), 0);
     EXPECT_TRUE(strstr(text, "Ctrl-A x quits") != NULL);
+    finish();
+}
+
+TEST(terminal, ctrl_a_c_continues_the_guest)
+{
+    start_on_pty();
+    TYPE("a\x01""cb\x01""C");
+    EXPECT_TAKEN("ab");
+    EXPECT_EQ(continues, 2);
+    EXPECT_EQ(quits, 0);
     finish();
 }
 

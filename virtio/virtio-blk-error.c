@@ -1,0 +1,133 @@
+/*
+ * virtio-blk-error.c - what becomes of a request that the storage has failed
+ *
+ * As the disk's policy says it is reported to the guest, taken for done, or held: it waits, the owner
+ * of the device is told to stop the guest, and when it says so the request is made again. A queue that
+ * is halted (a reset of the device, the end of the machine) reports what it holds, so nobody waits for
+ * a guest that is stopped.
+ *
+ * What the guest itself has done wrong, and what the storage cannot do at all, is always reported.
+ *
+ * Invariants:
+ *   (1) A held request is linked in `held`; who unlinks it decides what becomes of it and wakes it, once.
+ *   (2) While a queue is being halted, none of its requests is linked.
+ */
+#include "virtio/virtio-blk-int.h"
+
+typedef struct HeldRequest {
+    ListNode link;
+    Coroutine *co;
+    unsigned queue;
+    bool again;
+} HeldRequest;
+
+int virtio_blk_errors_init(VirtioBlk *vblk, unsigned nb_queues)
+{
+    pthread_mutex_init(&vblk->held_lock, NULL);
+    list_init(&vblk->held);
+    vblk->halting = calloc(nb_queues, sizeof(*vblk->halting));
+    return vblk->halting ? 0 : -ENOMEM;
+}
+
+void virtio_blk_errors_finish(VirtioBlk *vblk)
+{
+    assert(list_empty(&vblk->held));
+    pthread_mutex_destroy(&vblk->held_lock);
+    free(vblk->halting);
+}
+
+static VirtioBlkOnError policy_for(const VirtioBlk *vblk, bool is_write, int ret)
+{
+    VirtioBlkOnError policy = is_write ? vblk->on_write_error : vblk->on_read_error;
+
+    if (ret == -EINVAL || ret == -EPERM || ret == -EOPNOTSUPP) {
+        return VIRTIO_BLK_REPORT;
+    }
+    if (policy == VIRTIO_BLK_STOP_ENOSPC) {
+        return ret == -ENOSPC || ret == -EDQUOT ? VIRTIO_BLK_STOP : VIRTIO_BLK_REPORT;
+    }
+    return policy;
+}
+
+/* Wait for what is decided: true = make the request again. */
+static co_fn bool co_hold(VirtioBlk *vblk, unsigned queue, bool is_write, int error)
+{
+    HeldRequest held = { .co = co_self(), .queue = queue };
+    bool wait;
+
+    pthread_mutex_lock(&vblk->held_lock);
+    wait = !vblk->halting[queue];
+    if (wait) {
+        list_push_back(&vblk->held, &held.link);
+        vblk->stop_ops->stop(vblk->stop_opaque, is_write, error);
+    }
+    pthread_mutex_unlock(&vblk->held_lock);
+    if (wait) {
+        co_yield();
+    }
+    return held.again;
+}
+
+co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, int *ret)
+{
+    switch (policy_for(vblk, is_write, *ret)) {
+    case VIRTIO_BLK_IGNORE:
+        *ret = 0;
+        return false;
+    case VIRTIO_BLK_STOP:
+        return co_hold(vblk, queue, is_write, *ret);
+    default:
+        return false;
+    }
+}
+
+/* Unlink the requests of one queue, or of all when that is -1, and let them go on. */
+static void let_go(VirtioBlk *vblk, int queue, bool again)
+{
+    List go = LIST_INIT(go);
+    ListNode *node;
+
+    pthread_mutex_lock(&vblk->held_lock);
+    list_for_each_safe(it, &vblk->held) {
+        HeldRequest *held = list_entry(it, HeldRequest, link);
+
+        if (queue < 0 || held->queue == (unsigned)queue) {
+            list_remove(it);
+            held->again = again;
+            list_push_back(&go, it);
+        }
+    }
+    pthread_mutex_unlock(&vblk->held_lock);
+    while ((node = list_pop_front(&go))) {
+        Coroutine *co = list_entry(node, HeldRequest, link)->co;
+
+        aio_co_schedule(co_home(co), co);
+    }
+}
+
+void virtio_blk_retry(VirtioBlk *vblk)
+{
+    let_go(vblk, -1, true);
+}
+
+bool virtio_blk_holds_requests(VirtioBlk *vblk)
+{
+    bool any;
+
+    pthread_mutex_lock(&vblk->held_lock);
+    any = !list_empty(&vblk->held);
+    pthread_mutex_unlock(&vblk->held_lock);
+    return any;
+}
+
+void virtio_blk_halting(VirtioDevice *vdev, VirtQueue *vq, bool on)
+{
+    VirtioBlk *vblk = container_of(vdev, VirtioBlk, vdev);
+
+    pthread_mutex_lock(&vblk->held_lock);
+    vblk->halting[vq->index] = on;
+    pthread_mutex_unlock(&vblk->held_lock);
+    if (on) {
+        let_go(vblk, (int)vq->index, false);
+    }
+}
