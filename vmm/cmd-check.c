@@ -17,6 +17,7 @@
 #include "vmm/cmd.h"
 #include "vmm/kvm-probe.h"
 #include "vmm/machine.h"
+#include "vmm/tool.h"
 
 #define CHECK_EXIT_NO_STOCK_KERNEL 3
 #define FINDINGS_MAX               64
@@ -234,23 +235,6 @@ static void print_text(const Check *check)
                          : "KVM works, but its kernel-mode emulation cannot carry a stock kernel.");
 }
 
-static void print_json_string(const char *text)
-{
-    putchar('"');
-    for (; *text; text++) {
-        unsigned char c = *text;
-
-        if (c == '"' || c == '\\') {
-            printf("\\%c", c);
-        } else if (c < 0x20) {
-            printf("\\u%04x", c);
-        } else {
-            putchar(c);
-        }
-    }
-    putchar('"');
-}
-
 static void print_json(const Check *check)
 {
     static const char *const verdicts[] = { "ok", "note", "bad" };
@@ -262,11 +246,11 @@ static void print_json(const Check *check)
         const Finding *f = &check->findings[i];
 
         printf("%s\n  {\"verdict\": \"%s\", \"name\": ", i ? "," : "", verdicts[f->verdict]);
-        print_json_string(f->name);
+        tool_put_json_string(f->name);
         printf(", \"detail\": ");
-        print_json_string(f->detail);
+        tool_put_json_string(f->detail);
         printf(", \"advice\": ");
-        print_json_string(f->advice);
+        tool_put_json_string(f->advice);
         printf("}");
     }
     printf("]}\n");

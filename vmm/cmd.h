@@ -13,6 +13,9 @@
 int cmd_run(int argc, char **argv);
 int cmd_export(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_copy(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 
 /* "penstock: MESSAGE" on stderr */
 void cmd_complain(const char *fmt, ...) PRINTF(1, 2);

@@ -208,6 +208,19 @@ static int take_affinity(Opts *opts, IOThreadConfig *iothread, Error *err)
     return list ? cpu_list_parse("--iothread: cpu-affinity", list, &iothread->cpus, err) : 0;
 }
 
+int config_take_iothread(Opts *opts, IOThreadConfig *iothread, Error *err)
+{
+    int ret;
+
+    iothread->params = (AioParams)AIO_PARAMS_POLLING;
+    if ((ret = take_polling(opts, &iothread->params, err)) < 0 ||
+        (ret = take_monitor(opts, &iothread->params, err)) < 0 ||
+        (ret = take_affinity(opts, iothread, err)) < 0) {
+        return ret;
+    }
+    return opts_check_all_used(opts, err);
+}
+
 static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *opts, Error *err)
 {
     const char *id = opts_get(opts, "id");
@@ -222,11 +235,8 @@ static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *
     if (find_iothread(config, id)) {
         return error_set(err, -EINVAL, "--iothread: id '%s' is given twice", id);
     }
-    iothread->params = (AioParams)AIO_PARAMS_POLLING;
-    if ((ret = take_polling(opts, &iothread->params, err)) < 0 ||
-        (ret = take_monitor(opts, &iothread->params, err)) < 0 ||
-        (ret = take_affinity(opts, iothread, err)) < 0 ||
-        (ret = opts_check_all_used(opts, err)) < 0) {
+    ret = config_take_iothread(opts, iothread, err);
+    if (ret < 0) {
         return ret;
     }
     return copy_string(&iothread->id, id, err);

@@ -62,6 +62,11 @@ void config_finish(MachineConfig *config);
 int config_parse(MachineConfig *config, int argc, char **argv, Error *err) NONNULL(1, 3)
     WARN_UNUSED;
 
+/* config_take_iothread - polling, monitor and CPUs of an --iothread list whose id has been taken, and
+ * nothing else; -EINVAL */
+int config_take_iothread(Opts *opts, IOThreadConfig *iothread, Error *err) NONNULL(1, 2)
+    WARN_UNUSED;
+
 extern const char config_run_help[];
 
 #endif

@@ -14,6 +14,9 @@ static const char help[] =
     "\n"
     "  run      boot a Linux guest, or any PVH payload, with virtio-blk disks\n"
     "  export   serve disks to other programs over NBD\n"
+    "  info     tell what a disk is, and how much of it is allocated\n"
+    "  copy     copy a disk\n"
+    "  bench    measure a disk without a guest\n"
     "  check    tell what this host offers: KVM, io_uring, limits, and what to do about them\n"
     "\n"
     "penstock COMMAND --help tells the options; penstock(1) has the whole manual.\n";
@@ -24,6 +27,9 @@ static const struct {
 } commands[] = {
     { "run", cmd_run },
     { "export", cmd_export },
+    { "info", cmd_info },
+    { "copy", cmd_copy },
+    { "bench", cmd_bench },
     { "check", cmd_check },
 };
 
