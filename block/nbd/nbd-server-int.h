@@ -34,8 +34,8 @@ struct NbdServer {
     unsigned next_context;
     LogLimit log_limit;
 
-    _Atomic unsigned nb_connections;
-    atomic_bool stopping; /* written under lock; see nbd-server-conn.c */
+    _Atomic unsigned nb_connections; /* raised under lock; lowered as a connection's last act */
+    atomic_bool stopping;            /* written under lock; see nbd-server-conn.c */
 
     /* Immutable once started. */
     TlsCreds *tls;

@@ -255,8 +255,8 @@ static void connection_leave(NbdConn *conn)
 
     pthread_mutex_lock(&server->lock);
     list_remove(&conn->link);
-    atomic_fetch_sub(&server->nb_connections, 1);
     pthread_mutex_unlock(&server->lock);
+    atomic_fetch_sub(&server->nb_connections, 1); /* the server may go when that says 0 */
 }
 
 void nbd_conn_set_channel(NbdConn *conn, Channel *ch)
