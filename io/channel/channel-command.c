@@ -1,8 +1,8 @@
 /*
  * channel-command.c - a child process behind two pipes
  *
- * The pipes are a file channel, to which everything is passed on; this adds the child. It is awaited
- * by its pidfd, which becomes readable when it has ended, and reaped exactly once: by
+ * The pipes are a file channel, to which everything is passed on; this adds the child. It is
+ * awaited by its pidfd, which becomes readable when it has ended, and reaped exactly once: by
  * channel_command_co_wait() or by the last unref.
  */
 #include "io/channel/channel-command.h"
@@ -138,7 +138,7 @@ static int spawn(const char *const argv[], int child_in, int child_out, pid_t *r
     return ret;
 }
 
-/* A pipe whose ends do not lie on the numbers of the standard streams: those are dup2()'s targets. */
+/* A pipe whose ends are not numbered like standard streams: those are dup2()'s targets. */
 static int pipe_above_stdio(int fds[2])
 {
     int low[2];

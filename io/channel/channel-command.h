@@ -6,7 +6,8 @@
  * Lifetime:  the last channel_unref() closes both pipes and, unless the child was waited for,
  *            kills it (SIGKILL) and reaps it.
  *
- * Standard error is the parent's; no other descriptor is inherited, and signals are as at the start of a process. Shutting down a direction closes its pipe.
+ * Standard error is the parent's; no other descriptor is inherited, and signals are as at the start
+ * of a process. Shutting down a direction closes its pipe.
  */
 #ifndef IO_CHANNEL_CHANNEL_COMMAND_H
 #define IO_CHANNEL_CHANNEL_COMMAND_H

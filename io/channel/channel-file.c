@@ -1,8 +1,8 @@
 /*
  * channel-file.c - pipes, character devices and files
  *
- * Each direction has a descriptor of its own, which it closes when it is shut down and nobody is in it
- * any more (channel.c says why that is safe). What cannot be polled, a regular file, never gives
+ * Each direction has a descriptor of its own, which it closes when it is shut down and nobody is in
+ * it any more (channel.c says why that is safe). What cannot be polled, a regular file, never gives
  * EAGAIN; its reads and writes block and are done by worker threads.
  */
 #include "io/channel/channel-file.h"
@@ -169,7 +169,8 @@ Channel *channel_file_adopt(int in_fd, int out_fd, const char *name, Error *err)
     if (out.fd >= 0) {
         ignore_sigpipe();
     }
-    channel_shutdown(&file->base, (in.fd < 0 ? CHANNEL_READ : 0) | (out.fd < 0 ? CHANNEL_WRITE : 0));
+    channel_shutdown(&file->base,
+                     (in.fd < 0 ? CHANNEL_READ : 0) | (out.fd < 0 ? CHANNEL_WRITE : 0));
     return &file->base;
 }
 

@@ -4,10 +4,10 @@
  * Layer:     io/channel
  * Threading: see channel.h.
  *
- * Regular files never say that they would block; they are read and written, at the file position that
- * the descriptors have, by worker threads. Shutting down a direction closes its descriptor, as soon
- * as no operation is in it. A process that writes to pipes ignores SIGPIPE: where its action is still
- * the default one when a channel is made, that makes it ignored.
+ * Regular files never say that they would block; they are read and written, at the file position
+ * that the descriptors have, by worker threads. Shutting down a direction closes its descriptor, as
+ * soon as no operation is in it. A process that writes to pipes ignores SIGPIPE: where its action
+ * is still the default one when a channel is made, that makes it ignored.
  */
 #ifndef IO_CHANNEL_CHANNEL_FILE_H
 #define IO_CHANNEL_CHANNEL_FILE_H

@@ -16,8 +16,8 @@
 typedef struct ChannelOps {
     /*
      * One attempt to read or write at least a byte; @niov > 0 and the total > 0. Called by the one
-     * coroutine of that direction, which has not been shut down. -EAGAIN when it would have to wait.
-     * @fds  may be NULL; co_writev may leave it alone only if it returns an error.
+     * coroutine of that direction, which has not been shut down. -EAGAIN when it would have to
+     * wait. @fds may be NULL; a co_writev that cannot send them gives -EINVAL.
      */
     ssize_t (*co_readv)(Channel *ch, const struct iovec *iov, int niov, ChannelFds *fds) co_fn_ptr;
     ssize_t (*co_writev)(Channel *ch, const struct iovec *iov, int niov,
@@ -34,7 +34,8 @@ typedef struct ChannelOps {
     bool (*ready)(Channel *ch, ChannelCondition condition);
     /* End writing in order; NULL = nothing to do before shutting down. Called as co_writev. */
     int (*co_half_close)(Channel *ch) co_fn_ptr;
-    /* @directions have just been shut down; called once for each, any thread. NULL = nothing to do. */
+    /* @directions have just been shut down; called once for each, any thread. NULL = nothing to
+     * do. */
     void (*shutdown)(Channel *ch, unsigned directions);
     /* That direction has been shut down and nobody is in it any more, nor will be; called at most
      * once, any thread. NULL = nothing to do. */
@@ -77,8 +78,9 @@ bool channel_is_shut(Channel *ch, ChannelCondition direction) NONNULL(1);
 /* channel_wake - continue the one that waits in @direction, if any. Any thread. */
 void channel_wake(Channel *ch, ChannelCondition direction) NONNULL(1);
 /*
- * channel_co_try_readv, channel_co_try_writev - one attempt on a channel that another one stands on;
- * -EAGAIN when it would have to wait (then channel_yield() is the thing to do), else as co_readv
+ * channel_co_try_readv, channel_co_try_writev - one attempt on a channel that another one stands
+ * on; -EAGAIN when it would have to wait (then channel_yield() is the thing to do), else as
+ * co_readv
  */
 co_fn ssize_t channel_co_try_readv(Channel *ch, const struct iovec *iov, int niov, ChannelFds *fds)
     NONNULL(1, 2) WARN_UNUSED;

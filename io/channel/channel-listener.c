@@ -4,8 +4,8 @@
  *     created --start--> watching --at the limit--> full --a connection ends [ended_bh]--> watching
  *                        watching --accept() is short of something--> paused --[timer]--> watching
  *                        any --stop--> stopped
- * The handlers are in the context only while watching, so a queue of peers that cannot be served now
- * does not keep the loop busy.
+ * The handlers are in the context only while watching, so a queue of peers that cannot be served
+ * now does not keep the loop busy.
  *
  * Invariants:
  *   (1) Everything in a listener belongs to its home thread. A connection that ends, in whichever

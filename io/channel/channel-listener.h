@@ -2,8 +2,8 @@
  * ChannelListener - accepts connections and runs a coroutine for each
  *
  * Layer:     io/channel
- * Threading: create, start, stop, unref and wait in one context, the listener's home, which is that of
- *            the thread that creates it. Connection coroutines begin there and may go elsewhere
+ * Threading: create, start, stop, unref and wait in one context, the listener's home, which is that
+ *            of the thread that creates it. Connection coroutines begin there and may go elsewhere
  *            (aio_co_reschedule_self()); they may end in any context.
  * Lifetime:  reference counted by its creator and by each connection's coroutine.
  *            channel_listener_stop() ends accepting and closes the sockets; connections go on. The
@@ -38,8 +38,8 @@ typedef struct ChannelListenerParams {
 /*
  * channel_listener_create - bind and listen; accepts from channel_listener_start() on
  * A host name is resolved here and now, so this may block: start-up only. All addresses that it has
- * are listened on, but for those that this machine does not have; another that cannot be bound fails
- * the whole.
+ * are listened on, but for those that this machine does not have; another that cannot be bound
+ * fails the whole.
  * Errors: -EADDRINUSE, -EADDRNOTAVAIL, -EACCES, -ENOENT (host, or folder of the path), ...
  */
 ChannelListener *channel_listener_create(const SocketAddress *addr,

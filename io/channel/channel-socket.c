@@ -1,10 +1,10 @@
 /*
  * channel-socket.c - stream sockets, and the descriptors that unix ones carry
  *
- * Descriptors come attached to bytes: recvmsg() stops at the first byte that has some, so what comes
- * with one call belongs to the bytes of that call or those before them in the same message. The
- * control buffer has room for exactly as many as the caller can take; of more the kernel drops the
- * rest and says MSG_CTRUNC, which ends the stream for us. So no descriptor is ever in our table
+ * Descriptors come attached to bytes: recvmsg() stops at the first byte that has some, so what
+ * comes with one call belongs to the bytes of that call or those before them in the same message.
+ * The control buffer has room for exactly as many as the caller can take; of more the kernel drops
+ * the rest and says MSG_CTRUNC, which ends the stream for us. So no descriptor is ever in our table
  * without being in the caller's list.
  */
 #include "io/channel/channel-socket.h"

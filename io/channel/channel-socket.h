@@ -23,8 +23,8 @@ Channel *channel_socket_adopt(int fd, Error *err) WARN_UNUSED;
 
 /*
  * channel_co_connect - connect to @addr
- * A name is resolved in a worker thread, and its addresses are tried one after the other, each for a
- * few seconds at most while others are left.
+ * A name is resolved in a worker thread, and its addresses are tried one after the other, each for
+ * a few seconds at most while others are left.
  * @deadline_ns  of aio_now_ns(), -1 = no limit but the kernel's
  * @cancel       may be NULL; channel_cancel() makes it return -ECANCELED soon
  * Errors: -ENOENT (name not known), -ECONNREFUSED, -ETIMEDOUT, -ECANCELED, ...; that of the last

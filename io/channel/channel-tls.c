@@ -16,9 +16,10 @@
  *       library has answer something. Only the writer takes bytes away. It sends from the front
  *       without the lock, because what is there does not move while it does.
  *   (4) held_bytes of the caller's data are in `out` as records, and have not been reported as
- *       written: that is done once `out` has been sent. So a write that has returned is below, and a
- *       try that had to wait is repeated by channel.c with the same data.
- *   (5) During the handshake there is one coroutine, and the worker has the session while that waits.
+ *       written: that is done once `out` has been sent. So a write that has returned is below, and
+ *       a try that had to wait is repeated by channel.c with the same data.
+ *   (5) During the handshake there is one coroutine, and the worker has the session while that
+ *       waits.
  */
 #include "io/channel/channel-tls.h"
 
@@ -275,7 +276,8 @@ static co_fn ssize_t tls_co_readv(Channel *ch, const struct iovec *iov, int niov
 /* --- writing --- */
 
 /* What becomes the next record: a long segment as it is, short ones put together. */
-static struct iovec next_record(TlsChannel *tls, const struct iovec *iov, int niov, size_t skip_bytes)
+static struct iovec next_record(TlsChannel *tls, const struct iovec *iov, int niov,
+                                size_t skip_bytes)
 {
     struct iovec first = { (char *)iov->iov_base + skip_bytes, iov->iov_len - skip_bytes };
     size_t len = 0;

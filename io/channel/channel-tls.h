@@ -23,8 +23,8 @@
  *               none is asked for. Otherwise unused.
  * @deadline_ns  of aio_now_ns(), -1 = none. channel_shutdown(@lower) ends the wait, too.
  * Owns: takes a reference to @lower of its own; the caller keeps his.
- * Errors: -EACCES (a certificate or key was not accepted, by us or by the peer), -EPROTO (no TLS, or
- *         nothing in common), -ETIMEDOUT, -ESHUTDOWN, -ECONNABORTED, or the lower channel's
+ * Errors: -EACCES (a certificate or key was not accepted, by us or by the peer), -EPROTO (no TLS,
+ *         or nothing in common), -ETIMEDOUT, -ESHUTDOWN, -ECONNABORTED, or the lower channel's
  */
 co_fn Channel *channel_tls_co_handshake(Channel *lower, TlsCreds *creds, const char *hostname,
                                         int64_t deadline_ns, Error *err) NONNULL(1, 2) WARN_UNUSED;

@@ -16,13 +16,13 @@
  *       in the slot. [channel_shutdown() pairs with side_wait(); see wait-slot.h]
  *   (4) side.watched_in is the context in which the coroutine of that direction waits for a
  *       descriptor, NULL when none does. It is written in that context's thread. So the thread of
- *       context C may ask "does the other direction wait in C?": the answer yes or no can only change
- *       in this very thread, whatever else the word may become meanwhile.
+ *       context C may ask "does the other direction wait in C?": the answer yes or no can only
+ *       change in this very thread, whatever else the word may become meanwhile.
  *   (5) A handler is in the context of the coroutine that waits and is gone, or reduced to what the
  *       other direction waits for, before that coroutine runs on.
  *
- * A peer that always has more to read, or room for more, must not keep a thread from its other work:
- * after BURST_MAX operations without a wait there is one of no length.
+ * A peer that always has more to read, or room for more, must not keep a thread from its other
+ * work: after BURST_MAX operations without a wait there is one of no length.
  */
 #include "io/channel/channel-int.h"
 

@@ -2,26 +2,27 @@
  * Channel - a stream of bytes to a peer, read and written by coroutines of any context
  *
  * Layer:     io/channel (may use io/base, io/co, io/aio)
- * Threading: a channel has two directions, reading and writing, and belongs to no thread. At most one
- *            coroutine at a time is in each direction (asserted: who shares a direction brings a
- *            CoMutex), and the two may run in different contexts. A wait happens in the context in
- *            which the calling coroutine runs at that moment and leaves nothing behind there when
- *            it returns. Functions marked "any thread" need no coroutine.
+ * Threading: a channel has two directions, reading and writing, and belongs to no thread. At most
+ *            one coroutine at a time is in each direction (asserted: who shares a direction brings
+ *            a CoMutex), and the two may run in different contexts. A wait happens in the context
+ *            in which the calling coroutine runs at that moment and leaves nothing behind there
+ *            when it returns. Functions marked "any thread" need no coroutine.
  * Lifetime:  reference counted; the last channel_unref() closes it, in whichever thread. Each
  *            coroutine that is in a function of a channel needs a reference that lasts meanwhile.
  *
  * Kinds, each with a header of its own: sockets (channel-socket.h; made by connecting, by a
- * ChannelListener or from a descriptor), TLS over another channel (channel-tls.h), a child process's
- * standard input and output (channel-command.h), pipes and files (channel-file.h), a pair in memory
- * (channel-buffer.h).
+ * ChannelListener or from a descriptor), TLS over another channel (channel-tls.h), a child
+ * process's standard input and output (channel-command.h), pipes and files (channel-file.h), a pair
+ * in memory (channel-buffer.h).
  *
  * An operation first tries; only what would block waits, with a one-shot poll that rides along with
  * the context's next io_uring_enter: a wait costs no system call of its own. A channel never reads
- * ahead of what was asked for (TLS does, inside its session), so that bytes which came before TLS was
- * started over it cannot turn up afterwards, and so that passed descriptors stay with their bytes.
+ * ahead of what was asked for (TLS does, inside its session), so that bytes which came before TLS
+ * was started over it cannot turn up afterwards, and so that passed descriptors stay with their
+ * bytes.
  *
- * The end of a direction. The peer's end of writing is a read of 0 bytes. channel_shutdown(), from any
- * thread, ends this side at once: who waits there wakes up, and that and every later operation
+ * The end of a direction. The peer's end of writing is a read of 0 bytes. channel_shutdown(), from
+ * any thread, ends this side at once: who waits there wakes up, and that and every later operation
  * gives -ESHUTDOWN. channel_co_half_close() ends writing in order.
  *
  * Errors of reading and writing are of the stream; after one, that direction is of no more use:
@@ -50,12 +51,12 @@ typedef enum ChannelCondition {
 
 /* channel_ref - one more owner; returns @ch. Any thread. */
 Channel *channel_ref(Channel *ch) NONNULL(1);
-/* channel_unref - one owner less; the last one closes abruptly (what was written is still delivered).
- * NULL is allowed. Any thread. */
+/* channel_unref - one owner less; the last one closes abruptly (what was written is still
+ * delivered). NULL is allowed. Any thread. */
 void channel_unref(Channel *ch);
 
-/* channel_name - the peer or what it is, for messages: "unix:/run/nbd.sock", "tls over [::1]:10809".
- * Lives as long as the channel. Any thread. */
+/* channel_name - the peer or what it is, for messages: "unix:/run/nbd.sock", "tls over
+ * [::1]:10809". Lives as long as the channel. Any thread. */
 const char *channel_name(const Channel *ch) NONNULL(1);
 
 /* --- passed descriptors (unix sockets only) --- */
@@ -129,8 +130,8 @@ static inline co_fn WARN_UNUSED int channel_co_write_full(Channel *ch, const voi
 co_fn int channel_yield(Channel *ch, ChannelCondition condition) NONNULL(1) WARN_UNUSED;
 
 /*
- * channel_set_deadline - from now on operations in these directions fail with -ETIMEDOUT rather than
- * wait beyond @deadline_ns (of aio_now_ns(); -1 = no limit, as at first)
+ * channel_set_deadline - from now on operations in these directions fail with -ETIMEDOUT rather
+ * than wait beyond @deadline_ns (of aio_now_ns(); -1 = no limit, as at first)
  * @directions  CHANNEL_READ | CHANNEL_WRITE
  * Context: nobody is in these directions, or the caller is the one that will be next.
  */

@@ -1,9 +1,9 @@
 /*
  * connect.c - connecting a stream socket, address by address
  *
- * A unix socket whose listener has a full queue gives EAGAIN and cannot be polled for room, so that is
- * tried again after a pause that doubles. With TCP the kernel tries for minutes; as long as there is
- * another address, one gets ATTEMPT_MAX_NS.
+ * A unix socket whose listener has a full queue gives EAGAIN and cannot be polled for room, so that
+ * is tried again after a pause that doubles. With TCP the kernel tries for minutes; as long as
+ * there is another address, one gets ATTEMPT_MAX_NS.
  */
 #include <netinet/in.h>
 #include <poll.h>
@@ -27,8 +27,8 @@ static int64_t earlier(int64_t deadline_ns, int64_t other_ns)
     return deadline_ns < 0 ? other_ns : MIN(deadline_ns, other_ns);
 }
 
-/* 0 = something is to be looked at, perhaps by the next call: -ECANCELED; or -ETIMEDOUT. @fd -1: only
- * let time pass. */
+/* 0 = something is to be looked at, perhaps by the next call: -ECANCELED; or -ETIMEDOUT. @fd -1:
+ * only let time pass. */
 static co_fn int connect_wait(Connecting *c, int fd, int64_t until_ns)
 {
     WaitSlot *slot = &c->cancel->slot;

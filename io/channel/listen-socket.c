@@ -3,8 +3,8 @@
  *
  * The file of a unix socket outlives the process that made it. When the path is taken by a socket,
  * connecting tells whether anybody listens: -ECONNREFUSED means that nobody does, and the file is
- * removed. The file that bind() makes is remembered by device and inode, and removed at the end only
- * if it is still that one: somebody may have put another in its place.
+ * removed. The file that bind() makes is remembered by device and inode, and removed at the end
+ * only if it is still that one: somebody may have put another in its place.
  */
 #include "io/channel/listen-socket.h"
 
@@ -225,7 +225,7 @@ void listen_sockets_close(ListenSockets *sockets)
         int fd = sockets->fds[--sockets->nb];
 
         if (!sockets->adopted) {
-            /* A poll that is being cancelled keeps the socket open; it shall not listen any more. */
+            /* A poll that is being cancelled keeps it open, but shall not keep it listening. */
             shutdown(fd, SHUT_RDWR);
         }
         close(fd);

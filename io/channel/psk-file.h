@@ -27,7 +27,8 @@ typedef struct PskFile {
     size_t text_bytes;
 } PskFile;
 
-/* psk_file_load - Errors: of open() and read(), -EINVAL (with the line's number), -EFBIG, -ENOMEM */
+/* psk_file_load - Errors: of open() and read(), -EINVAL (with the line's number), -EFBIG,
+ * -ENOMEM */
 int psk_file_load(PskFile *ret_file, const char *path, Error *err) NONNULL(1, 2) WARN_UNUSED;
 /* psk_file_finish - forget the keys; they are wiped */
 void psk_file_finish(PskFile *file) NONNULL(1);

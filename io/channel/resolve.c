@@ -1,10 +1,10 @@
 /*
  * resolve.c - name resolution in a worker thread, which may be given up
  *
- * A look-up has two owners, the worker and the coroutine; the last one frees it. The worker tells the
- * coroutine through the slot of the caller's ChannelCancel, which it may only touch while the look-up
- * says so: look-up.waiter, under the look-up's lock. Nobody is entered while that is held, because
- * waking from a worker only schedules.
+ * A look-up has two owners, the worker and the coroutine; the last one frees it. The worker tells
+ * the coroutine through the slot of the caller's ChannelCancel, which it may only touch while the
+ * look-up says so: look-up.waiter, under the look-up's lock. Nobody is entered while that is held,
+ * because waking from a worker only schedules.
  */
 #include "io/channel/resolve.h"
 

@@ -23,8 +23,8 @@ int resolve_blocking(const SocketAddress *addr, int flags, struct addrinfo **ret
 
 /*
  * resolve_co - the same to connect, in a worker thread unless the address is a number
- * Also: -ETIMEDOUT at @deadline_ns (-1 = none), -ECANCELED. The look-up itself cannot be stopped; it
- * is left to end alone.
+ * Also: -ETIMEDOUT at @deadline_ns (-1 = none), -ECANCELED. The look-up itself cannot be stopped;
+ * it is left to end alone.
  */
 co_fn int resolve_co(const SocketAddress *addr, int64_t deadline_ns, ChannelCancel *cancel,
                      struct addrinfo **ret_list, Error *err) NONNULL(1, 3, 4) WARN_UNUSED;

@@ -6,8 +6,8 @@
  *     published --waiter [wait_slot_abandon: exchange]--> empty, and it runs on
  *
  * Invariants:
- *   (1) Who takes the pointer out wakes the coroutine exactly once; nobody else does. So a coroutine
- *       that finds itself taken yields once and is sure to be continued.
+ *   (1) Who takes the pointer out wakes the coroutine exactly once; nobody else does. So a
+ *       coroutine that finds itself taken yields once and is sure to be continued.
  *   (2) A waker may come between the publishing and the yield: waking goes to the coroutine's home,
  *       which is the thread that it is still running in.
  *   (3) The timer and the fd handler are gone when wait_slot_yield() returns.

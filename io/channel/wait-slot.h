@@ -7,10 +7,10 @@
  * Lifetime:  embedded, zero-initialised; nobody waits when it goes away, and who wakes it must have
  *            a reference to what it is embedded in.
  *
- * The waiter publishes itself, then looks at what it waits for once more; a waker changes that first,
- * then takes whoever is published. Both are sequentially consistent, so one of the two sees the
- * other. A pointer is taken by an exchange with NULL: exactly one waker gets it and schedules the
- * coroutine, or the waiter itself, which then need not yield.
+ * The waiter publishes itself, then looks at what it waits for once more; a waker changes that
+ * first, then takes whoever is published. Both are sequentially consistent, so one of the two sees
+ * the other. A pointer is taken by an exchange with NULL: exactly one waker gets it and schedules
+ * the coroutine, or the waiter itself, which then need not yield.
  *
  *     wait_slot_prepare(&slot);
  *     if (what_we_wait_for()) {

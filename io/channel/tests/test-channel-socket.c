@@ -567,7 +567,8 @@ TEST(channel_socket, tcp_connect_that_gets_no_answer_ends_at_the_deadline)
     aio_context_destroy(ctx);
 }
 
-/* getaddrinfo() as these tests want it: hosts of the test's own, that hang or have two addresses. */
+/* getaddrinfo() as these tests want it: hosts of the test's own, that hang or have two
+ * addresses. */
 int __real_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
                        struct addrinfo **ret_list);
 int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,

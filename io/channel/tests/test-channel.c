@@ -820,7 +820,8 @@ static co_fn void write_until_shut_entry(void *opaque)
 
 #define SHUTDOWN_ROUNDS 100
 
-/* The main thread is the third; where the other two are at that moment differs from round to round. */
+/* The main thread is the third; where the other two are at that moment differs from round to
+ * round. */
 TEST_ON_EACH_KIND(channel, shutdown_from_a_third_thread_ends_reader_and_writer)
 {
     Threads t = threads_start();
