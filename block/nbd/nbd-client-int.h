@@ -105,8 +105,8 @@ struct NbdClient {
 /* --- nbd-client.c --- */
 
 /* conn_break - the connection is of no more use: say why, end its channel, let its requests go.
- * @reason NULL: do not say. Any thread; not with conn->lock held. */
-void conn_break(NbdConn *conn, const char *reason);
+ * Any thread, in a coroutine or not; not with conn->lock held. */
+void conn_break(NbdConn *conn, const char *reason) NONNULL(1, 2);
 
 /* --- nbd-client-reply.c --- */
 

@@ -22,8 +22,8 @@
  *   (3) Whoever waits is woken by exactly one: `waiting` goes from true to false under the lock, by who
  *       then wakes it.
  *   (4) When somebody waits and the connection is up, somebody reads or has been woken to read.
- *   (5) When the state leaves UP and LEAVING the channel is shut down first, so that reader and writer
- *       come back; the channel is dropped when no slot is taken (nbd-client-connect.c).
+ *   (5) When the state becomes DOWN the channel is shut down next, so that reader and writer come back;
+ *       it is dropped when no slot is taken (nbd-client-connect.c).
  */
 #include "block/nbd/nbd-client.h"
 
@@ -161,19 +161,26 @@ static void fail_all(NbdConn *conn, List *woken)
 void conn_break(NbdConn *conn, const char *reason)
 {
     List woken = LIST_INIT(woken);
+    Channel *ch;
 
     pthread_mutex_lock(&conn->lock);
-    if (conn->state != NBD_CONN_DOWN) {
-        conn->state = NBD_CONN_DOWN;
-        conn->lost_at_ns = aio_now_ns();
-        if (reason) {
-            log_limited(&conn->log_limit, LOG_LEVEL_WARN, "nbd", "'%s': connection closed: %s",
-                        conn->client->params.name, reason);
-        }
-        channel_shutdown(conn->ch, CHANNEL_READ | CHANNEL_WRITE);
-        if (!conn->reading) {
-            fail_all(conn, &woken);
-        }
+    if (conn->state == NBD_CONN_DOWN) {
+        pthread_mutex_unlock(&conn->lock);
+        return;
+    }
+    conn->state = NBD_CONN_DOWN;
+    conn->lost_at_ns = aio_now_ns();
+    log_limited(&conn->log_limit, LOG_LEVEL_WARN, "nbd", "'%s': connection closed: %s",
+                conn->client->params.name, reason);
+    ch = channel_ref(conn->ch);
+    pthread_mutex_unlock(&conn->lock);
+
+    /* Not with the lock held: outside of coroutines this may enter the one that reads. */
+    channel_shutdown(ch, CHANNEL_READ | CHANNEL_WRITE);
+    channel_unref(ch);
+    pthread_mutex_lock(&conn->lock);
+    if (conn->state == NBD_CONN_DOWN && !conn->reading) {
+        fail_all(conn, &woken);
     }
     pthread_mutex_unlock(&conn->lock);
     wake_all(&woken);
@@ -562,15 +569,20 @@ void nbd_client_give_up(NbdClient *client)
     atomic_store(&client->given_up, true);
     for (unsigned i = 0; i < client->nb_conns; i++) {
         NbdConn *conn = client->conns[i];
+        Channel *handshake = NULL;
         bool busy;
 
         pthread_mutex_lock(&conn->lock);
         busy = conn->nb_in_flight > 0;
         if (conn->state == NBD_CONN_DOWN && conn->ch) {
-            channel_shutdown(conn->ch, CHANNEL_READ | CHANNEL_WRITE); /* a handshake */
+            handshake = channel_ref(conn->ch);
+        }
+        pthread_mutex_unlock(&conn->lock);
+        if (handshake) {
+            channel_shutdown(handshake, CHANNEL_READ | CHANNEL_WRITE);
+            channel_unref(handshake);
         }
         channel_cancel(&conn->cancel);
-        pthread_mutex_unlock(&conn->lock);
         co_sleep_wake(&conn->backoff);
         if (busy) {
             conn_break(conn, "the server does not answer, and requests had to end");
