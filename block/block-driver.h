@@ -214,6 +214,7 @@ co_fn GRAPH_RD int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_b
 extern const BlockDriver bdrv_faulty;
 extern const BlockDriver bdrv_file;
 extern const BlockDriver bdrv_nbd;
+extern const BlockDriver bdrv_log_writes;
 extern const BlockDriver bdrv_null;
 extern const BlockDriver bdrv_throttle;
 

@@ -16,7 +16,7 @@
 #define WHAT_BYTES 64
 
 static const BlockDriver *const drivers[] = { &bdrv_file, &bdrv_nbd, &bdrv_null, &bdrv_throttle,
-                                              &bdrv_faulty };
+                                              &bdrv_faulty, &bdrv_log_writes };
 
 static BlockNode *open_node(const BlockDriver *driver, Opts *opts, unsigned depth, Error *err);
 

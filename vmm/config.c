@@ -58,6 +58,7 @@ const char config_run_help[] =
     "      bps-write=SIZE; of each, for bursts: iops-total-max=N, iops-total-max-length=S\n"
     "      driver=faulty,file.path=FILE[,seed=N],rule0.op=OP,rule0.error=ERRNO,...\n"
     "                        a disk with errors and delays; see the manual\n"
+    "      driver=log-writes,file.path=FILE,log=NEWFILE   writes down all that is written\n"
     "  --workers N           most worker threads, 1 to 1024 (default 64)\n"
     "  --no-reboot           a guest reset ends the run\n"
     "  --stats FILE          write counters as JSON at the end (- is stderr)\n"

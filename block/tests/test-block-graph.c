@@ -123,7 +123,7 @@ TEST(graph, wrong_options_are_refused_and_leave_nothing)
                         "--disk: file: no image is named: path=FILE or driver=NAME expected");
     expect_pass_refused(
         "file.driver=nil",
-        "--disk: file: driver 'nil' does not exist; there are: file, nbd, null, throttle, faulty");
+        "--disk: file: driver 'nil' does not exist; there are: file, nbd, null, throttle, faulty, log-writes");
     expect_pass_refused("file.driver=null,file.size=1M,file.latency=1",
                         "--disk: file: unknown key 'latency'; known are: driver, node-name, "
                         "readonly, cache, discard, size, latency-ns, read-zeroes");
