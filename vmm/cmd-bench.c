@@ -38,7 +38,7 @@ typedef struct Bench Bench;
 typedef struct Queue {
     Bench *bench;
     IOThread *iothread;
-    char *buffers; /* one for each coroutine, all of the same contents */
+    char *buffers; /* what each coroutine reads into, then what all of them write */
     uint64_t first_slot, nb_slots, next_slot; /* sequential: its part of the disk */
     uint64_t random;
     unsigned started, running; /* coroutines */
@@ -104,31 +104,37 @@ static void fail(Bench *bench, int ret)
     aio_notify(bench->tool.main);
 }
 
-static co_fn int one_request(Queue *q, bool write, struct iovec *iov)
+static size_t stride_bytes(const Bench *bench)
+{
+    return ALIGN_UP(bench->size_bytes, BUFFER_ALIGNMENT);
+}
+
+static co_fn int one_request(Queue *q, bool write, char *read_buffer)
 {
     const Bench *bench = q->bench;
     uint64_t offset_bytes = next_slot(q) * bench->size_bytes;
+    char *buffer = write ? q->buffers + bench->depth * stride_bytes(bench) : read_buffer;
+    struct iovec iov = { buffer, bench->size_bytes };
 
-    return write ? blk_co_pwritev(bench->blk, offset_bytes, iov->iov_len, iov, 1, 0)
-                 : blk_co_preadv(bench->blk, offset_bytes, iov->iov_len, iov, 1, 0);
+    return write ? blk_co_pwritev(bench->blk, offset_bytes, iov.iov_len, &iov, 1, 0)
+                 : blk_co_preadv(bench->blk, offset_bytes, iov.iov_len, &iov, 1, 0);
 }
 
 static co_fn void load_entry(void *opaque)
 {
     Queue *q = opaque;
     Bench *bench = q->bench;
-    struct iovec iov = { q->buffers + q->started++ * ALIGN_UP(bench->size_bytes, BUFFER_ALIGNMENT),
-                         bench->size_bytes };
+    char *read_buffer = q->buffers + q->started++ * stride_bytes(bench);
 
     while (!atomic_load_explicit(&bench->stop, memory_order_relaxed)) {
         bool write = bench->op == OP_WRITE || (bench->op == OP_RANDRW && next_random(q) >> 63);
 
         blk_acct_begin_batch(&q->acct);
         int64_t start_ns = blk_acct_batch_ns(&q->acct);
-        int ret = one_request(q, write, &iov);
+        int ret = one_request(q, write, read_buffer);
 
-        blk_acct_end(&q->acct, write ? BLK_ACCT_WRITE : BLK_ACCT_READ, start_ns, iov.iov_len,
-                     ret < 0);
+        blk_acct_end(&q->acct, write ? BLK_ACCT_WRITE : BLK_ACCT_READ, start_ns,
+                     bench->size_bytes, ret < 0);
         if (ret < 0) {
             fail(bench, ret);
         }
@@ -205,7 +211,7 @@ static main_fn void run_load(Bench *bench)
 static main_fn int init_queue(Bench *bench, unsigned index, Error *err)
 {
     Queue *q = &bench->queues[index];
-    size_t stride_bytes = ALIGN_UP(bench->size_bytes, BUFFER_ALIGNMENT);
+    size_t all_bytes = stride_bytes(bench) * (bench->depth + 1);
     char id[16];
 
     q->bench = bench;
@@ -213,11 +219,11 @@ static main_fn int init_queue(Bench *bench, unsigned index, Error *err)
     q->nb_slots = bench->nb_slots / bench->nb_queues;
     q->first_slot = index * q->nb_slots;
     blk_acct_init(&q->acct);
-    if (posix_memalign((void **)&q->buffers, BUFFER_ALIGNMENT, stride_bytes * bench->depth) != 0) {
+    if (posix_memalign((void **)&q->buffers, BUFFER_ALIGNMENT, all_bytes) != 0) {
         q->buffers = NULL;
         return error_set(err, -ENOMEM, "out of memory for the buffers");
     }
-    for (size_t at = 0; at < stride_bytes * bench->depth; at += sizeof(uint64_t)) {
+    for (size_t at = 0; at < all_bytes; at += sizeof(uint64_t)) {
         uint64_t word = next_random(q);
 
         memcpy(q->buffers + at, &word, sizeof(word));
