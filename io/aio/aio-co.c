@@ -2,14 +2,15 @@
  * aio-co.c - coroutines in contexts
  *
  * A coroutine is entered only by the thread whose context is its home, at once or from that
- * context's stack of scheduled coroutines (the same stack as that of the bottom halves in
- * aio-bh.c, with Coroutine.schedule_next as its link).
+ * context's queue of scheduled coroutines (base/mpsc.h, like that of the bottom halves in
+ * aio-bh.c). What stands behind a gap waits there, as mpsc.h says, until the producer's
+ * aio_notify() brings the next pass.
  *
  * Invariants:
- *   (1) Who puts a coroutine on a stack has claimed it with co_mark_scheduled() first, so it is in
+ *   (1) Who puts a coroutine into a queue has claimed it with co_mark_scheduled() first, so it is in
  *       at most one; a second claim is a bug and aborts there.
  *   (2) The claimant's writes are seen by the coroutine. [push pairs with co_run()]
- *   (3) A coroutine that moves is put on the other context's stack only after it has left its own
+ *   (3) A coroutine that moves is put into the other context's queue only after it has left its own
  *       stack [co_yield_then]; waking needs no such care, because its home is the thread it runs in.
  *   (4) Its home changes in the thread that is about to enter it, after the claim was cleared.
  */
@@ -24,12 +25,7 @@ void aio_co_schedule(AioContext *ctx, Coroutine *co)
 {
     co_mark_scheduled(co, "aio_co_schedule");
     door_enter(ctx);
-    Coroutine *first = atomic_load_explicit(&ctx->co_incoming, memory_order_relaxed);
-
-    do {
-        co->schedule_next = first;
-    } while (!atomic_compare_exchange_weak_explicit(&ctx->co_incoming, &first, co,
-                                                    memory_order_release, memory_order_relaxed));
+    mpsc_push(&ctx->co_incoming, &co->schedule_node); /* release: pairs with co_run() */
     aio_notify(ctx);
     door_leave(ctx);
 }
@@ -41,29 +37,27 @@ static void set_home(Coroutine *co, AioContext *ctx)
     }
 }
 
-bool co_run(AioContext *ctx)
+static bool run_ready(AioContext *ctx)
 {
-    /* acquire: pairs with aio_co_schedule() */
-    Coroutine *co = atomic_exchange_explicit(&ctx->co_incoming, NULL, memory_order_acquire);
-    Coroutine *oldest_first = NULL;
+    MpscNode *node;
+    bool progress = false;
 
-    while (co) {
-        Coroutine *next = co->schedule_next;
+    while ((node = mpsc_pop(&ctx->co_ready))) { /* acquire: pairs with aio_co_schedule() */
+        Coroutine *co = container_of(node, Coroutine, schedule_node);
 
-        co->schedule_next = oldest_first;
-        oldest_first = co;
-        co = next;
-    }
-    bool progress = oldest_first;
-
-    while ((co = oldest_first)) {
-        oldest_first = co->schedule_next;
         co_clear_scheduled(co);
         set_home(co, ctx);
         counter_add(&ctx->counters.bhs, 1);
+        progress = true;
         co_enter(co);
     }
     return progress;
+}
+
+bool co_run(AioContext *ctx)
+{
+    mpsc_collect(&ctx->co_incoming, &ctx->co_ready);
+    return ctx->co_ready.head && run_ready(ctx);
 }
 
 void aio_co_enter(AioContext *ctx, Coroutine *co)

@@ -123,7 +123,8 @@ AioContext *aio_context_create(const char *name, const AioParams *params, Error 
     }
     memset(ctx, 0, sizeof(*ctx));
     snprintf(ctx->name, sizeof(ctx->name), "%s", name);
-    ctx->bh_ready_tail = &ctx->bh_ready_head;
+    mpsc_init(&ctx->bh_incoming);
+    mpsc_init(&ctx->co_incoming);
     ctx->defer_tail = &ctx->defer_head;
     list_init(&ctx->dead_handlers);
     list_init(&ctx->bh_idle);
@@ -254,7 +255,7 @@ bool context_notified(const AioContext *ctx)
  */
 static bool incoming_run(AioContext *ctx, bool *wait)
 {
-    if (likely(!context_notified(ctx)) && !ctx->bh_ready_head) {
+    if (likely(!context_notified(ctx)) && !mpsc_can_pop(&ctx->bh_ready)) {
         return false;
     }
     /* acquire: pairs with aio_notify(); the lists are looked at after this */

@@ -6,7 +6,7 @@
  * without a system call, so a pass that does not sleep makes one as long as there are descriptors
  * that nothing else sees; a spinning pass makes one in so many rounds. With nothing but handlers
  * whose probes are asked, and requests, there is none: a worker hands a completed request back with
- * the lock-free push and the notification of aio_co_wake(), which the spin sees in memory.
+ * the wait-free push and the notification of aio_co_wake(), which the spin sees in memory.
  *
  * Invariants:
  *   (1) An event is taken off the array before its handler is called, so that an inner pass goes on

@@ -24,6 +24,7 @@
 #include <sys/epoll.h>
 
 #include "io/aio/aio.h"
+#include "io/base/mpsc.h"
 
 /* --- what may end a wait (aio-poll.c) --- */
 
@@ -286,8 +287,8 @@ typedef struct AioTimerHeap {
 struct AioContext {
     /* doors: written by other threads; see aio-context.c for the protocol */
     _Atomic unsigned wake_state CACHE_ALIGNED; /* WakeState */
-    AioBh *_Atomic bh_incoming;                /* stack, newest first */
-    Coroutine *_Atomic co_incoming;            /* likewise */
+    MpscQueue bh_incoming;                     /* AioBh.node */
+    MpscQueue co_incoming;                     /* Coroutine.schedule_node */
     _Atomic unsigned callers;                  /* threads inside a door; see door_enter() */
     AioCounter notifies;                       /* added to by any thread */
     int wake_fd;                               /* eventfd; constant */
@@ -298,7 +299,8 @@ struct AioContext {
     AioEpoll epoll;
     unsigned inflight; /* disk requests handed to the monitor, not completed */
     unsigned depth; /* passes running: > 1 when nested */
-    AioBh *bh_ready_head, **bh_ready_tail;
+    MpscList bh_ready; /* AioBh.node */
+    MpscList co_ready; /* Coroutine.schedule_node */
     List bh_idle;     /* AioBh.idle_node */
     unsigned nb_idle; /* in that list */
     AioPoll poll;

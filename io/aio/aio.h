@@ -129,8 +129,9 @@ typedef struct AioBh AioBh;
 /* aio_bh_create - a reusable bottom half. Any thread. Never fails (aborts when out of memory). */
 AioBh *aio_bh_create(AioContext *ctx, AioCallback *cb, void *opaque) NONNULL(1, 2);
 /* aio_bh_schedule - run it in the home thread in the next pass; idempotent until it has begun to
- * run. Lock-free (a push that another overtakes is tried again), no system call unless the home
- * thread sleeps; any thread, signal handler. What the caller wrote before is visible to it. */
+ * run. Wait-free: nothing is tried again whatever others do; no system call unless the home thread
+ * sleeps. Any thread, signal handler (which must not wait for it: it may have interrupted another
+ * schedule that stands before this one). What the caller wrote before is visible to it. */
 void aio_bh_schedule(AioBh *bh) NONNULL(1);
 /* aio_bh_schedule_idle - run it in the first pass that finds nothing else to do, instead of
  * sleeping; as long as there is always something else it does not run. aio_bh_schedule() overtakes
@@ -266,7 +267,7 @@ void aio_set_event_notifier(AioContext *ctx, EventNotifier *en, const AioHandler
  * thread, scheduled there. Any thread. */
 void aio_co_wake(Coroutine *co) NONNULL(1);
 /* aio_co_schedule - start or move a coroutine that is not running: it goes on in @ctx. Any thread;
- * lock-free. The coroutine must have yielded or be just about to, by its own doing. */
+ * wait-free. The coroutine must have yielded or be just about to, by its own doing. */
 void aio_co_schedule(AioContext *ctx, Coroutine *co) NONNULL(1, 2);
 /* aio_co_enter - run @co now if the caller is in @ctx, else schedule it there. Any thread. */
 void aio_co_enter(AioContext *ctx, Coroutine *co) NONNULL(1, 2);

@@ -22,6 +22,7 @@
 
 #include <stdatomic.h>
 
+#include "io/base/mpsc.h"
 #include "io/co/co-sanitizer.h"
 #include "io/co/co-stack.h"
 #include "io/co/coroutine.h"
@@ -55,7 +56,7 @@ struct Coroutine {
     /* In the one list it is in: of coroutines to wake, or the pool. */
     Coroutine *next;
     /* For the list of a context; owned by who marked it scheduled until its home clears that. */
-    Coroutine *schedule_next;
+    MpscNode schedule_node;
     struct AioContext *home;
     CoStack stack;
     CoSanitizer sanitizer;
@@ -71,7 +72,7 @@ co_fn void co_yield_then(CoAfterYield *after, void *opaque) NONNULL(1);
 /*
  * co_mark_scheduled - claim the right to have @co entered; any thread
  * @by  a string literal: names the claimant when there is a second one, which aborts. The claimant
- *      owns schedule_next and home until co_clear_scheduled().
+ *      owns schedule_node and home until co_clear_scheduled().
  */
 void co_mark_scheduled(Coroutine *co, const char *by) NONNULL(1, 2);
 /* co_clear_scheduled - the one that will enter it now takes over; aborts when it was not marked */

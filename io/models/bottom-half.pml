@@ -10,31 +10,36 @@
  * before it (invalid end state; and, under weak fairness, the ltl below).
  *
  * Broken on purpose, and how each must fail:
- *   BROKEN_CLEAR_AFTER       end state  the flags are cleared after the call
- *   BROKEN_RELAXED_SCHEDULE  end state  setting the flags does not release
- *   BROKEN_RELAXED_CLEAR     end state  clearing them does not acquire
- *   BROKEN_LOOK_AND_SET      end state  the flags are looked at and then set: two push it
- *   BROKEN_RELAXED_PUSH      end state  the push does not release the link
- *   BROKEN_LINK_LATE         assertion  the link is read after the flags were cleared
+ *   BROKEN_CLEAR_AFTER       end state  the word is cleared after the call
+ *   BROKEN_RELAXED_SCHEDULE  end state  changing the word does not release
+ *   BROKEN_RELAXED_CLEAR     end state  clearing it does not acquire
+ *   BROKEN_LOOK_AND_SET      end state  the word is looked at and then set: two push it
+ *   BROKEN_RELAXED_PLACE     end state  the exchange on the tail does not release the cleared link
+ *   BROKEN_OFFER_FIRST       end state  the link is cleared after it was offered
+ *   BROKEN_PLAIN_TAIL        end state  the producer looks at the tail and then stores it
+ *   BROKEN_LINK_FIRST        end state  the place is filled before the exchange that takes it
+ *   BROKEN_NOTIFY_FIRST      end state  the producer notifies before it fills its place
+ *   BROKEN_TAKE_AT_GAP       end state  the one before a gap is taken as if it were the last
+ *   BROKEN_LATE_RESET        end state  the first link is cleared after the chain was cut off
+ *   BROKEN_LINK_LATE         end state  the link is read after the word was cleared
  *   BROKEN_TOUCH_AFTER       assertion  the producer looks at it once more after the push
- *   BROKEN_STALE_FIRST       cycle      a push that fails does not look at the stack again
  */
 #define PRODUCERS 2
 #define BHS       2
 #define NONE      255
 
-#define QUEUED    1
-#define SCHEDULED 2
-#define ONESHOT   4
-#define DELETED   8
+#define FIRST     BHS /* the link in which the chain begins */
+#define SCHEDULED 1
+#define DELETED   2
 
-byte incoming = NONE;
-byte next[BHS];
-byte flags[BHS];
+byte tail = FIRST;
+byte next[BHS + 1]; /* the links: each bottom half's, and FIRST */
+bool notified;
+byte asked[BHS]; /* number 1 is a oneshot */
 byte data[PRODUCERS]; /* what each has written: the number of its schedules */
 
 /* --- what the checks look at --- */
-bool linked[BHS]; /* in the stack or the ready list */
+bool linked[BHS]; /* in the queue or the ready list */
 bool freed[BHS];
 byte written[PRODUCERS];   /* how often it has begun to schedule */
 byte scheduled[PRODUCERS]; /* how often it has finished */
@@ -67,21 +72,72 @@ end:
 
 #define RELEASED(i) (data_buffer[i] == 0 && link_of[i] == NONE)
 
-/* The fetch-or of bh_enqueue(), which releases unless a variant says otherwise */
-inline set_flags(bh, new)
+/* The exchange of bh_ask(), which releases unless a variant says otherwise */
+inline ask(bh, what)
 {
 #ifdef BROKEN_LOOK_AND_SET
-    atomic { assert(!freed[bh]); old = flags[bh] };
-    flags[bh] = flags[bh] | new | QUEUED
+    atomic { assert(!freed[bh]); old = asked[bh] };
+    asked[bh] = what
 #else
-    atomic { assert(!freed[bh]); old = flags[bh]; flags[bh] = flags[bh] | new | QUEUED }
+    atomic { assert(!freed[bh]); old = asked[bh]; asked[bh] = what }
 #endif
+}
+
+inline store_link(me, at, value)
+{
+    atomic { link_of[me] == NONE -> link_of[me] = at; link_value[me] = value }
+}
+
+/* A place in a bottom half that is gone must not be written to. */
+inline check_place()
+{
+    assert(place == FIRST || !freed[place])
+}
+
+/* mpsc_push() and aio_notify() */
+inline push(me, bh)
+{
+#ifndef BROKEN_OFFER_FIRST
+    store_link(me, bh, NONE);
+#endif
+#ifndef BROKEN_RELAXED_PLACE
+    RELEASED(me);
+#endif
+#ifdef BROKEN_LINK_FIRST
+    place = tail;
+    store_link(me, place, bh);
+    RELEASED(me);
+#endif
+#ifdef BROKEN_PLAIN_TAIL
+    place = tail;
+    atomic { tail = bh; linked[bh] = true };
+#else
+    atomic { assert(!linked[bh]); linked[bh] = true; place = tail; tail = bh };
+#endif
+#ifdef BROKEN_OFFER_FIRST
+    store_link(me, bh, NONE);
+#endif
+#ifdef BROKEN_NOTIFY_FIRST
+    RELEASED(me);
+    notified = true;
+#endif
+#ifndef BROKEN_LINK_FIRST
+#ifndef BROKEN_RELAXED_PLACE
+    RELEASED(me);
+#endif
+    check_place();
+    store_link(me, place, bh);
+#endif
+#ifndef BROKEN_NOTIFY_FIRST
+    RELEASED(me);
+    notified = true;
+#endif
+    place = NONE
 }
 
 proctype producer(byte me; byte first_bh; byte second_bh)
 {
-    byte old, first, bh = first_bh;
-    bool pushed;
+    byte old, place = NONE, bh = first_bh;
 
     do
     :: true ->
@@ -92,38 +148,11 @@ proctype producer(byte me; byte first_bh; byte second_bh)
 #ifndef BROKEN_RELAXED_SCHEDULE
         RELEASED(me);
 #endif
-        set_flags(bh, (bh == 0 -> SCHEDULED : SCHEDULED | ONESHOT));
+        ask(bh, SCHEDULED);
         if
-        :: old & QUEUED
+        :: old != 0
         :: else ->
-            first = incoming;
-            pushed = false;
-            do
-            :: pushed -> break
-            :: else ->
-                atomic {
-                    link_of[me] == NONE -> assert(!freed[bh]);
-                    link_of[me] = bh;
-                    link_value[me] = first
-                };
-#ifndef BROKEN_RELAXED_PUSH
-                RELEASED(me);
-#endif
-                atomic {
-                    if
-                    :: incoming == first ->
-                        assert(!linked[bh]);
-                        linked[bh] = true;
-                        incoming = bh;
-                        pushed = true
-#ifdef BROKEN_STALE_FIRST
-                    :: else
-#else
-                    :: else -> first = incoming
-#endif
-                    fi
-                }
-            od;
+            push(me, bh);
 #ifdef BROKEN_TOUCH_AFTER
             assert(!freed[bh])
 #endif
@@ -162,80 +191,101 @@ inline call()
     }
 }
 
-/* bh_collect(): the stack, turned over, goes to the end of the ready list, which is empty here. */
+/* mpsc_collect(): the chain goes to the end of the ready list. */
 inline collect()
 {
-    atomic { newest = incoming; incoming = NONE };
-    ready = NONE;
-    do
-    :: newest == NONE -> break
+    if
+    :: next[FIRST] == NONE
     :: else ->
-        assert(linked[newest]);
-        older = next[newest];
-        next[newest] = ready;
-        ready = newest;
-        newest = older
-    od;
-    older = NONE
+        first = next[FIRST];
+#ifdef BROKEN_LATE_RESET
+        atomic { new_end = tail; tail = FIRST };
+        next[FIRST] = NONE;
+#else
+        next[FIRST] = NONE;
+        atomic { new_end = tail; tail = FIRST };
+#endif
+        if
+        :: ready == NONE -> ready = first
+        :: else -> next[end_of_ready] = first
+        fi;
+        atomic { end_of_ready = new_end; first = NONE; new_end = NONE }
+    fi
 }
+
+#ifdef BROKEN_TAKE_AT_GAP
+#define AT_GAP false
+#else
+#define AT_GAP (next[ready] == NONE && end_of_ready != ready)
+#endif
 
 /* bh_take() and what follows */
 inline run_ready()
 {
     do
-    :: ready == NONE -> break
+    :: (ready == NONE || AT_GAP) -> break
     :: else ->
         bh = ready;
+        assert(linked[bh]);
 #ifndef BROKEN_LINK_LATE
         ready = next[bh];
 #endif
-        assert(linked[bh]);
         linked[bh] = false;
 #ifdef BROKEN_RELAXED_CLEAR
         atomic { early[0] = data[0]; early[1] = data[1] };
 #endif
 #ifdef BROKEN_CLEAR_AFTER
-        taken = flags[bh];
+        taken = asked[bh];
 #else
-        atomic { taken = flags[bh]; flags[bh] = 0 };
+        atomic { taken = asked[bh]; asked[bh] = 0 };
 #endif
 #ifdef BROKEN_LINK_LATE
         ready = next[bh];
 #endif
         if
-        :: taken & (DELETED | ONESHOT) -> atomic { assert(!freed[bh]); freed[bh] = true }
+        :: taken == DELETED || bh == 1 -> atomic { assert(!freed[bh]); freed[bh] = true }
         :: else
         fi;
         if
-        :: (taken & SCHEDULED) && !(taken & DELETED) -> call()
+        :: taken == SCHEDULED -> call()
         :: else
         fi;
 #ifdef BROKEN_CLEAR_AFTER
-        flags[bh] = 0;
+        asked[bh] = 0;
 #endif
-        atomic { bh = NONE; taken = 0 }
+        atomic {
+            bh = NONE;
+            taken = 0;
+            end_of_ready = (ready == NONE -> NONE : end_of_ready)
+        }
     od
 }
 
 /* aio_bh_destroy(), in the home thread */
 inline destroy(victim)
 {
-    set_flags(victim, DELETED);
+    ask(victim, DELETED);
     if
-    :: old & QUEUED
+    :: old != 0
     :: else ->
         atomic {
             assert(!linked[victim]);
-            next[victim] = incoming;
-            incoming = victim;
-            linked[victim] = true
-        }
-    fi
+            linked[victim] = true;
+            next[victim] = NONE;
+            place = tail;
+            tail = victim
+        };
+        next[place] = victim;
+        place = NONE;
+        notified = true
+    fi;
+    old = 0
 }
 
 active proctype home()
 {
-    byte newest = NONE, older = NONE, ready = NONE, bh = NONE, taken = 0, old = 0;
+    byte first = NONE, new_end = NONE, ready = NONE, end_of_ready = NONE;
+    byte bh = NONE, taken = 0, old = 0, place = NONE;
     bool destroyed = false;
 #ifdef BROKEN_RELAXED_CLEAR
     byte early[PRODUCERS];
@@ -244,13 +294,14 @@ active proctype home()
     atomic {
         next[0] = NONE;
         next[1] = NONE;
+        next[FIRST] = NONE;
         link_of[0] = NONE;
         link_of[1] = NONE;
         run producer(0, 0, 0);
         run producer(1, 0, 1)
     };
     do
-    :: incoming != NONE -> collect(); run_ready()
+    :: notified -> notified = false; collect(); run_ready()
     :: !destroyed && seen[0] == 2 && seen[1] == 2 && nb_users == 0 ->
         destroyed = true;
         destroy(0)

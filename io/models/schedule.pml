@@ -10,16 +10,15 @@
  * state); one that was scheduled runs at last, under weak fairness (the ltl below).
  *
  * Broken on purpose, and how each must fail:
- *   BROKEN_PLAIN_TAKE      end state  the home looks at the stack and then empties it
- *   BROKEN_PLAIN_PUSH      assertion  the pusher looks at the stack and then stores itself there
+ *   BROKEN_PLAIN_TAKE      end state  the home looks at the tail and then resets it
+ *   BROKEN_PLAIN_PUSH      end state  the pusher looks at the tail and then stores its own
  *   BROKEN_MOVE_IN_PLACE   assertion  the coroutine schedules itself elsewhere and then yields
  *   BROKEN_HOME_OF_WAKER   assertion  a waker enters the coroutine in its own thread
  *   BROKEN_TWO_WAKERS      assertion  somebody else wakes the coroutine, too
  *   BROKEN_LINK_LATE       assertion  the list goes on from the link after entering
- *   BROKEN_NOT_TURNED      assertion  the stack is run as it is, newest first
- *   BROKEN_RELAXED_PUSH    assertion  the push does not release the coroutine's link
- *   BROKEN_RELAXED_TAKE    assertion  the exchange that takes the stack does not acquire
- *   BROKEN_STALE_FIRST     cycle      a push that fails does not look at the stack again
+ *   BROKEN_TAKE_AT_GAP     end state  the one before a gap is taken as if it were the last
+ *   BROKEN_NOTIFY_FIRST    end state  the pusher notifies before it fills its place
+ *   BROKEN_RELAXED_PLACE   end state  the exchange on the tail does not release the cleared link
  */
 #define COROUTINES 2
 #define CONTEXTS   2
@@ -29,9 +28,12 @@
 
 mtype = { CREATED, YIELDED, RUNNING, ENDED };
 
-byte incoming[CONTEXTS];
+#define FIRST(ctx) (COROUTINES + (ctx)) /* the link in which a context's chain begins */
+
+byte tail[CONTEXTS];
+bool notified[CONTEXTS];
+byte next[COROUTINES + CONTEXTS]; /* the links: schedule_node of each coroutine, and those */
 /* of each coroutine: */
-byte next[COROUTINES]; /* schedule_next */
 byte home[COROUTINES];
 mtype state[COROUTINES];
 bool marked[COROUTINES]; /* scheduled_by is set */
@@ -76,9 +78,9 @@ end:
 
 #define RELEASED(t) (link_of[t] == NONE && frame_of[t] == NONE)
 
-inline store_link(me, co, value)
+inline store_link(me, at, value)
 {
-    atomic { link_of[me] == NONE -> link_of[me] = co; link_value[me] = value }
+    atomic { link_of[me] == NONE -> link_of[me] = at; link_value[me] = value }
 }
 
 inline store_frame(me, co, value)
@@ -90,41 +92,40 @@ inline store_frame(me, co, value)
     }
 }
 
-/* Uses the caller's `first` and `pushed`. */
+/* Uses the caller's `place`. */
 inline aio_co_schedule(me, ctx, co)
 {
     /* co_mark_scheduled() */
     atomic { assert(!marked[co] && state[co] != ENDED); marked[co] = true };
     scheduled = scheduled | (1 << co);
-    first = incoming[ctx];
-    pushed = false;
-    do
-    :: pushed -> break
-    :: else ->
-        store_link(me, co, first);
-#ifndef BROKEN_RELAXED_PUSH
-        RELEASED(me);
+    /* mpsc_push() */
+    store_link(me, co, NONE);
+#ifndef BROKEN_RELAXED_PLACE
+    RELEASED(me);
 #endif
-        atomic {
-            if
 #ifdef BROKEN_PLAIN_PUSH
-            :: true ->
-#else
-            :: incoming[ctx] == first ->
+    place = tail[ctx];
 #endif
-                incoming[ctx] = co;
-                ticket[co] = nb_tickets[ctx];
-                nb_tickets[ctx]++;
-                pushed = true;
-                first = NONE
-#ifdef BROKEN_STALE_FIRST
-            :: else
-#else
-            :: else -> first = incoming[ctx]
+    atomic {
+#ifndef BROKEN_PLAIN_PUSH
+        place = tail[ctx];
 #endif
-            fi
-        }
-    od
+        tail[ctx] = co;
+        ticket[co] = nb_tickets[ctx];
+        nb_tickets[ctx]++
+    };
+#ifdef BROKEN_NOTIFY_FIRST
+    notified[ctx] = true;
+#endif
+#ifndef BROKEN_RELAXED_PLACE
+    RELEASED(me);
+#endif
+    store_link(me, place, co);
+    place = NONE;
+#ifndef BROKEN_NOTIFY_FIRST
+    RELEASED(me);
+    notified[ctx] = true /* aio_notify() */
+#endif
 }
 
 /* --- a coroutine, in the thread of the context that enters it --- */
@@ -182,60 +183,48 @@ inline co_enter(co)
 
 /* --- a context's thread: co_run() in one pass after the other --- */
 
-inline take_stack()
+/* mpsc_collect(): the chain goes to the end of the ready list. */
+inline collect()
 {
-#ifdef BROKEN_RELAXED_TAKE
-    early[0] = next[0];
-    early[1] = next[1];
-#endif
+    if
+    :: next[FIRST(me)] == NONE
+    :: else ->
+        first = next[FIRST(me)];
+        next[FIRST(me)] = NONE;
 #ifdef BROKEN_PLAIN_TAKE
-    newest = incoming[me];
-    incoming[me] = NONE
+        new_end = tail[me];
+        tail[me] = FIRST(me);
 #else
-    atomic { newest = incoming[me]; incoming[me] = NONE }
+        atomic { new_end = tail[me]; tail[me] = FIRST(me) };
 #endif
+        if
+        :: ready == NONE -> ready = first
+        :: else -> next[end_of_ready] = first
+        fi;
+        atomic { end_of_ready = new_end; first = NONE; new_end = NONE }
+    fi
 }
 
-inline turn_over()
-{
-#ifdef BROKEN_NOT_TURNED
-    oldest = newest;
-    newest = NONE
+#ifdef BROKEN_TAKE_AT_GAP
+#define AT_GAP false
 #else
-    oldest = NONE;
-    do
-    :: newest == NONE -> break
-    :: else ->
-#ifdef BROKEN_RELAXED_TAKE
-        older = early[newest];
-#else
-        older = next[newest];
+#define AT_GAP (next[ready] == NONE && end_of_ready != ready)
 #endif
-        next[newest] = oldest;
-        oldest = newest;
-        newest = older;
-        older = NONE
-    od
-#endif
-}
 
 proctype context(byte me)
 {
-    byte newest = NONE, oldest = NONE, older = NONE, co = NONE, first = NONE;
-    bool pushed;
-#ifdef BROKEN_RELAXED_TAKE
-    byte early[COROUTINES];
-#endif
+    byte first = NONE, new_end = NONE, ready = NONE, end_of_ready = NONE;
+    byte co = NONE, place = NONE;
 
 end:
     do
-    :: incoming[me] != NONE ->
-        take_stack();
-        turn_over();
+    :: notified[me] ->
+        notified[me] = false;
+        collect();
         do
-        :: oldest == NONE -> break
+        :: (ready == NONE || AT_GAP) -> break
         :: else ->
-            co = oldest;
+            co = ready;
             atomic {
                 assert(ticket[co] == nb_served[me]);
                 nb_served[me]++;
@@ -245,15 +234,15 @@ end:
             marked[co] = false;
             home[co] = me;
             co_enter(co);
-            oldest = next[co];
+            ready = next[co];
 #else
-            oldest = next[co];
+            ready = next[co];
             assert(marked[co]);
             marked[co] = false; /* co_clear_scheduled() */
             home[co] = me;
             co_enter(co);
 #endif
-            co = NONE
+            atomic { co = NONE; end_of_ready = (ready == NONE -> NONE : end_of_ready) }
         od
     od
 }
@@ -273,8 +262,7 @@ inline aio_co_wake(co)
 
 proctype waker(byte co)
 {
-    byte me = WAKER(co), ctx = 0, first = NONE;
-    bool pushed;
+    byte me = WAKER(co), ctx = 0, place = NONE;
 
     aio_co_schedule(me, 0, co); /* its beginning */
     atomic { wanted[co] -> wanted[co] = false };
@@ -286,8 +274,7 @@ proctype waker(byte co)
 #ifdef BROKEN_TWO_WAKERS
 proctype other_waker(byte co)
 {
-    byte me = WAKER(1), ctx = 0, first = NONE;
-    bool pushed;
+    byte me = WAKER(1), ctx = 0, place = NONE;
 
     wanted[co];
     aio_co_wake(co)
@@ -300,7 +287,8 @@ init
 
     atomic {
         for (i : 0 .. CONTEXTS - 1) {
-            incoming[i] = NONE;
+            tail[i] = FIRST(i);
+            next[FIRST(i)] = NONE;
             run context(i)
         }
         for (i : 0 .. THREADS - 1) {

@@ -9,6 +9,7 @@
 #include "io/aio/co-mutex.h"
 #include "io/aio/iothread.h"
 #include "io/aio/tests/aio-test.h"
+#include "io/co/coroutine-int.h"
 
 #define MS 1000000LL
 
@@ -84,7 +85,7 @@ TEST(aio_co, scheduled_one_runs_in_the_next_pass)
     aio_context_destroy(ctx);
 }
 
-static char mark_a[] = "a", mark_b[] = "b", mark_c[] = "c";
+static char mark_a[] = "a", mark_b[] = "b", mark_c[] = "c", mark_t[] = "t";
 
 static void append_entry(void *opaque)
 {
@@ -100,6 +101,34 @@ TEST(aio_co, scheduled_ones_run_in_order)
     aio_co_schedule(ctx, co_create(append_entry, mark_c));
     EXPECT_TRUE(aio_poll(ctx, true));
     EXPECT_STREQ(trace, "abc");
+    aio_context_destroy(ctx);
+}
+
+/* A thread that stopped in the middle of its aio_co_schedule() holds up what it must, not the home. */
+TEST(aio_co, pass_goes_on_and_may_sleep_while_somebody_is_about_to_schedule)
+{
+    AioContext *ctx = test_context(NULL);
+    Coroutine *late = co_create(append_entry, mark_b);
+    AioTimer timer;
+
+    aio_co_schedule(ctx, co_create(append_entry, mark_a));
+    co_mark_scheduled(late, "the test");
+    MpscLink *place = mpsc_reserve(&ctx->co_incoming, &late->schedule_node);
+
+    aio_co_schedule(ctx, co_create(append_entry, mark_c));
+    EXPECT_FALSE(aio_poll(ctx, true)); /* took the notification */
+    aio_timer_init(&timer, ctx, append_entry, mark_t);
+    aio_timer_arm(&timer, aio_now_ns() + MS);
+    while (!trace[0]) {
+        aio_poll(ctx, true);
+    }
+    EXPECT_LT(test_stats(ctx).passes, 20); /* it slept, did not spin */
+    EXPECT_STREQ(trace, "t");
+    mpsc_link(place, &late->schedule_node);
+    aio_notify(ctx);
+    EXPECT_TRUE(aio_poll(ctx, true));
+    EXPECT_STREQ(trace, "tabc");
+    EXPECT_FALSE(aio_poll(ctx, false));
     aio_context_destroy(ctx);
 }
 
