@@ -233,7 +233,7 @@ void poll_kick(AioHandler *h);
 void poll_handler_removed(AioHandler *h);
 /* poll_slept - the pass has slept: its wait, now at its end, began at @start_ns */
 void poll_slept(AioContext *ctx, int64_t start_ns);
-/* poll_learn - @source was ready after the wait of this pass */
+/* poll_learn - @source was ready after the wait of this pass; once in a pass: see poll_fired() */
 void poll_learn(AioContext *ctx, AioPollSource *source);
 
 /* poll_source_finish - @source is about to be freed */
@@ -323,7 +323,7 @@ struct AioContext {
 /* poll_fired - @source is ready; it learns from that if the pass has waited */
 static inline void poll_fired(AioContext *ctx, AioPollSource *source)
 {
-    if (ctx->poll.waited_ns >= 0) {
+    if (ctx->poll.waited_ns >= 0 && source->pass != ctx->poll.pass) {
         poll_learn(ctx, source);
     }
 }

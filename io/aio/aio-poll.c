@@ -230,9 +230,6 @@ void poll_learn(AioContext *ctx, AioPollSource *source)
     AioPoll *poll = &ctx->poll;
     int64_t wait_ns = poll->waited_ns;
 
-    if (source->pass == poll->pass) {
-        return;
-    }
     source->pass = poll->pass;
     source->missed = 0;
     if (poll->slept) {
