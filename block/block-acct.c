@@ -1,9 +1,9 @@
 /*
  * block-acct.c - counting requests and their latencies
  *
- * Bucket numbers: latencies below 16 ns have one each; of any other, e being the number of its highest
- * bit, the 16 buckets of e hold 2^(e - 4) each. So number = (e - 3) * 16 + the four bits below the
- * highest.
+ * Bucket numbers: latencies below 16 ns have one each; of any other, e being the number of its
+ * highest bit, the 16 buckets of e hold 2^(e - 4) each. So number = (e - 3) * 16 + the four bits
+ * below the highest.
  */
 #include "block/block-acct.h"
 

@@ -2,17 +2,18 @@
  * BlkAcct - what a user of a disk has done in one context: requests, bytes, errors, latencies
  *
  * Layer:     block/ (may use io/)
- * Threading: begin_batch, end and flush in the home context of the queue that it belongs to; blk_acct_add()
- *            in any thread, meanwhile. Nothing is written by two contexts.
+ * Threading: begin_batch, end and flush in the home context of the queue that it belongs to;
+ *            blk_acct_add() in any thread, meanwhile. Nothing is written by two contexts.
  * Lifetime:  blk_acct_init() .. blk_acct_finish(), when all requests have ended and the end-of-pass
  *            calls have been made.
  *
- * Clocks are read once a batch: blk_acct_begin_batch() for the requests that begin next, and the end
- * of the pass for all that have ended in it; what both have in common is counted as one. So a latency reaches from when a request was taken to
- * when its end was told; what its neighbours of the batch took is part of it.
+ * Clocks are read once a batch: blk_acct_begin_batch() for the requests that begin next, and the
+ * end of the pass for all that have ended in it; what both have in common is counted as one. So a
+ * latency reaches from when a request was taken to when its end was told; what its neighbours of
+ * the batch took is part of it.
  *
- * Histograms are log-linear: 16 buckets for each power of two, so a percentile is at most 1/16 above
- * what was measured, from 0 to BLK_ACCT_NS_MAX.
+ * Histograms are log-linear: 16 buckets for each power of two, so a percentile is at most 1/16
+ * above what was measured, from 0 to BLK_ACCT_NS_MAX.
  */
 #ifndef BLOCK_BLOCK_ACCT_H
 #define BLOCK_BLOCK_ACCT_H
@@ -106,10 +107,11 @@ typedef struct BlkAcctTotals {
     BlkAcctOpTotals op[BLK_ACCT_NB_OPS];
 } BlkAcctTotals;
 
-/* blk_acct_add - add what @acct has counted to @totals. Each number is right by itself, together they
- * are not a snapshot while requests run. Any thread. */
+/* blk_acct_add - add what @acct has counted to @totals. Each number is right by itself, together
+ * they are not a snapshot while requests run. Any thread. */
 void blk_acct_add(const BlkAcct *acct, BlkAcctTotals *totals) NONNULL(1, 2);
-/* blk_acct_percentile_ns - what that many of 10000 requests did not exceed; 0 when there are none */
+/* blk_acct_percentile_ns - what that many of 10000 requests did not exceed; 0 when there are
+ * none */
 int64_t blk_acct_percentile_ns(const BlkAcctOpTotals *op, unsigned of_10000) NONNULL(1);
 
 /* "read", "write", "flush", "discard", "write_zeroes" */

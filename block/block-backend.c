@@ -14,8 +14,8 @@
  *       queue.
  *   (2) What was queued is counted before the gate opens and goes on without asking again, so a
  *       drained section that begins at once waits for it, and it cannot be overtaken a second time.
- *   (3) The range is checked, and the root looked at, once the request is counted: a drained section
- *       may change the length and the graph.
+ *   (3) The range is checked, and the root looked at, once the request is counted: a drained
+ *       section may change the length and the graph.
  */
 #include "block/block-backend-int.h"
 

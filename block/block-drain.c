@@ -1,26 +1,27 @@
 /*
  * block-drain.c - which nodes and backends a drained section covers; entering and leaving it
  *
- * What is covered is not counted up and down. Where sections begin is (DrainPoint.sections), and what
- * they cover is worked out from the graph as it is, whenever a section begins or ends or an edge has
- * changed. So sections that overlap, or a graph that changes within one, leave no count behind.
+ * What is covered is not counted up and down. Where sections begin is (DrainPoint.sections), and
+ * what they cover is worked out from the graph as it is, whenever a section begins or ends or an
+ * edge has changed. So sections that overlap, or a graph that changes within one, leave no count
+ * behind.
  *
  *     open --drain_update(), a section covers it--> covered, its gate closed
  *       ^                                              |
  *       +--drain_update(), none does any more----------+
  *
  * Invariants:
- *   (1) After drain_update(): a point is covered exactly when a section begins at it or above it, or
- *       at something below it or below something that a section begins at or above; or everywhere.
- *       So when a node is covered, so are all its parents, and theirs.
+ *   (1) After drain_update(): a point is covered exactly when a section begins at it or above it,
+ *       or at something below it or below something that a section begins at or above; or
+ *       everywhere. So when a node is covered, so are all its parents, and theirs.
  *   (2) Gates of parents are closed before those of children, and all are closed before anything is
  *       waited for. Children are told to go on before their parents.
- *   (3) When begin returns, all that the section covers is quiet: the gate was closed, the count was
- *       seen to be 0 after that (in-flight.c), and the gate has not been opened since. The count
- *       itself may be above 0 at any later moment: a request that comes counts itself before it sees
- *       the gate.
- *   (4) The gate of a backend opens together with taking its whole queue, under its lock; the queued
- *       requests are counted before that. A section that begins at once waits for them.
+ *   (3) When begin returns, all that the section covers is quiet: the gate was closed, the count
+ *       was seen to be 0 after that (in-flight.c), and the gate has not been opened since. The
+ *       count itself may be above 0 at any later moment: a request that comes counts itself before
+ *       it sees the gate.
+ *   (4) The gate of a backend opens together with taking its whole queue, under its lock; the
+ *       queued requests are counted before that. A section that begins at once waits for them.
  *   (5) drain_update() runs no request and no coroutine: it only schedules them.
  */
 #include "block/block-backend-int.h"

@@ -18,8 +18,8 @@
  * returns -EOPNOTSUPP are block-io.c's work.
  *
  * A filter is a driver with one child, "file", that passes requests on. It starts with the child's
- * length, limits and switches, follows the child's length, and may be put into a graph and taken out
- * of it while requests run. README.md says how one is written.
+ * length, limits and switches, follows the child's length, and may be put into a graph and taken
+ * out of it while requests run. README.md says how one is written.
  */
 #ifndef BLOCK_BLOCK_DRIVER_H
 #define BLOCK_BLOCK_DRIVER_H
@@ -82,11 +82,12 @@ typedef struct BlockDriver {
     /* Take what it knows from @opts, fill node->name, node->limits, node->length_bytes; settle
      * node->cache. A filter finds all these filled. When it fails, close is not called. */
     int (*open)(BlockNode *node, Opts *opts, Error *err);
-    /* No request comes any more, nothing that it counted is going on; drained_end may be missing. */
+    /* No request comes any more, nothing that it counted is going on; drained_end may be
+     * missing. */
     void (*close)(BlockNode *node);
-    /* New values for options that may change while the node is in use; it is drained just now. Reads
-     * what it knows, calls opts_check_all_used(), and only then changes anything. NULL = there are
-     * none. */
+    /* New values for options that may change while the node is in use; it is drained just now.
+     * Reads what it knows, calls opts_check_all_used(), and only then changes anything. NULL =
+     * there are none. */
     int (*reconfigure)(BlockNode *node, Opts *opts, Error *err);
     /* What the node needs of @child when its own parents need @perm of it and share @shared with
      * others. NULL = the same. */

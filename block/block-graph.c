@@ -3,9 +3,9 @@
  *
  * Permissions are worked out for the whole graph at once: it has a handful of nodes. What a backend
  * needs of its root is given; what a node needs of its children follows from what its parents need
- * of it. An edge is changed, the permissions are worked out, and if two edges to one node do not get
- * on with each other, the edge is put back and they are worked out again. What they were before is
- * kept while that is tried, to say in the message who came and who was there.
+ * of it. An edge is changed, the permissions are worked out, and if two edges to one node do not
+ * get on with each other, the edge is put back and they are worked out again. What they were before
+ * is kept while that is tried, to say in the message who came and who was there.
  *
  * Invariants: see block-graph.h.
  */

@@ -3,8 +3,8 @@
  *
  * Layer:     block/ (may use io/)
  * Threading: main thread. Requests follow edges downwards in any context, see the lock below.
- * Lifetime:  an edge is embedded in its parent: a node's children[], a BlockBackend's root. It holds
- *            a reference on the node it leads to.
+ * Lifetime:  an edge is embedded in its parent: a node's children[], a BlockBackend's root. It
+ *            holds a reference on the node it leads to.
  *
  *     BlockBackend --root--> [filter] --file--> [filter] --file--> [file]
  *                                                                    ^
@@ -15,13 +15,14 @@
  * The graph lock. A request that is counted in its BlockBackend's DrainPoint is a reader of all
  * edges below; so is activity counted in a node's. That costs a reader one store to a cache line of
  * its own context and one load of a line that is written when somebody drains (in-flight.h). Who
- * writes an edge is in the main thread, in a drained section that covers the edge's parent: there is
- * then no reader that could meet the edge, and none appears before the end. The main thread itself
- * reads at any time. So there is no other lock, and disks that share no node do not wait for each
- * other's changes.
+ * writes an edge is in the main thread, in a drained section that covers the edge's parent: there
+ * is then no reader that could meet the edge, and none appears before the end. The main thread
+ * itself reads at any time. So there is no other lock, and disks that share no node do not wait for
+ * each other's changes.
  *
  * For clang's analysis the lock is tsa_graph_lock (io/base/tsa.h): blk_co_request_begin() takes it
- * for reading, what is called in a request is GRAPH_RD, and block-graph.c alone takes it for writing.
+ * for reading, what is called in a request is GRAPH_RD, and block-graph.c alone takes it for
+ * writing.
  *
  * Invariants:
  *   (1) edge->node is written while the edge's parent is quiet (block-drain.h), or before the first

@@ -8,8 +8,8 @@
  *                  at most SPLIT_IOV of them, so that their list fits into the coroutine's frame
  *   bounced piece  anything else: goes through one buffer of the pool, at most BOUNCE_BYTES
  *
- * A bounced write whose edge lies inside a block reads that block first. write-tracker.c keeps other
- * writes to the same blocks away meanwhile, for the whole request.
+ * A bounced write whose edge lies inside a block reads that block first. write-tracker.c keeps
+ * other writes to the same blocks away meanwhile, for the whole request.
  *
  * Invariants:
  *   (1) What reaches a driver is what block-driver.h guarantees.

@@ -1,10 +1,11 @@
 /*
  * block-node.c - opening and closing nodes
  *
- * Options. A node takes from its list what all nodes have and what its driver knows. For each child of
- * its driver the list has either NAME=NODE, a node that is open already, or items NAME.key=value,
- * which are the child's own list without their "NAME.": driver=throttle,file.path=disk.img. What is
- * said for the parent and not for such a child holds for the child, too: readonly, cache, discard.
+ * Options. A node takes from its list what all nodes have and what its driver knows. For each child
+ * of its driver the list has either NAME=NODE, a node that is open already, or items
+ * NAME.key=value, which are the child's own list without their "NAME.":
+ * driver=throttle,file.path=disk.img. What is said for the parent and not for such a child holds
+ * for the child, too: readonly, cache, discard.
  */
 #include <stdio.h>
 #include <string.h>
@@ -360,7 +361,8 @@ void bdrv_unref(BlockNode *node)
         node->refs--;
         return;
     }
-    /* No parents, so no requests; but it may be busy by itself, and somebody may find it meanwhile. */
+    /* No parents, so no requests; but it may be busy by itself, and somebody may find it
+     * meanwhile. */
     assert(list_empty(&node->parents));
     bdrv_drained_begin(node);
     if (node->refs > 1) {

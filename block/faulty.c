@@ -17,13 +17,13 @@
  *   torn=SIZE               a write: that many bytes are done, and it succeeds
  *   delay-ns=N              that much later; a drained section ends it early
  *
- * The first rule that strikes decides; none, and the request passes. The counts of each rule begin with
- * it. New rules may be given while the disk is in use: they take the place of all there were.
+ * The first rule that strikes decides; none, and the request passes. The counts of each rule begin
+ * with it. New rules may be given while the disk is in use: they take the place of all there were.
  *
  * Invariants:
  *   (1) Rules are written while the node is drained; what they have counted, under the lock.
- *   (2) Requests are numbered for the rules in order of arrival under the lock: the same requests in the
- *       same order meet the same faults.
+ *   (2) Requests are numbered for the rules in order of arrival under the lock: the same requests
+ *       in the same order meet the same faults.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -371,7 +371,8 @@ static void faulty_drained_end(BlockNode *node)
 
 /* --- requests --- */
 
-/* The first @len_bytes of the request, by itself. Not inlined: its list stays out of other frames. */
+/* The first @len_bytes of the request, by itself. Not inlined: its list stays out of other
+ * frames. */
 static NOINLINE co_fn GRAPH_RD int do_part(BlockNode *node, FaultyOp op, uint64_t offset_bytes,
                                            uint64_t len_bytes, const struct iovec *iov,
                                            BlkFlags flags)

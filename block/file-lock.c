@@ -2,8 +2,9 @@
  * file-lock.c - locks of open file descriptions, and who holds one
  *
  * The kernel tells the owner of a process's lock, but of an open file description's lock only that
- * there is one. /proc/PID/fdinfo/FD has a line "lock:" for each lock of a description, so the holder is
- * looked for there. That is for the message alone: what another user's processes hold stays unknown.
+ * there is one. /proc/PID/fdinfo/FD has a line "lock:" for each lock of a description, so the
+ * holder is looked for there. That is for the message alone: what another user's processes hold
+ * stays unknown.
  */
 #include "block/file-lock.h"
 

@@ -3,11 +3,12 @@
  *
  * Layer:     block/, private to the file driver (may use io/)
  * Threading: main thread.
- * Lifetime:  a lock belongs to the open file description: it ends with file_unlock(), or when the last
- *            descriptor of it is closed, whatever becomes of the process.
+ * Lifetime:  a lock belongs to the open file description: it ends with file_unlock(), or when the
+ *            last descriptor of it is closed, whatever becomes of the process.
  *
- * Locks of open file descriptions, fcntl(2): unlike those of processes they also keep two disks of one
- * process apart. The whole file is locked, so programs that lock some bytes of it are met as well.
+ * Locks of open file descriptions, fcntl(2): unlike those of processes they also keep two disks of
+ * one process apart. The whole file is locked, so programs that lock some bytes of it are met as
+ * well.
  */
 #ifndef BLOCK_FILE_LOCK_H
 #define BLOCK_FILE_LOCK_H
@@ -25,7 +26,8 @@ typedef enum FileLocking {
  * @writer  alone; @fd is open for writing. Otherwise with other readers.
  * @what    in front of messages: "--disk"
  * Errors: -EBUSY somebody has a lock that does not go with it: the message says who, as far as
- *         /proc tells; -ENOLCK, -EOPNOTSUPP ... the file system has no locks (FILE_LOCKING_ON alone).
+ *         /proc tells; -ENOLCK, -EOPNOTSUPP ... the file system has no locks (FILE_LOCKING_ON
+ *         alone).
  */
 int file_lock(int fd, const char *path, bool writer, FileLocking locking, const char *what,
               Error *err) NONNULL(2, 5) WARN_UNUSED;

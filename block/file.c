@@ -11,16 +11,16 @@
  * A regular file still tells the guest 512-byte logical blocks whatever O_DIRECT needs, because
  * the partition table inside was written for such; block-io.c makes up the difference.
  *
- * The length of a regular file that is no multiple of 512 is rounded up, so that all of its bytes can
- * be read; what lies beyond its end reads as zeroes. A guest that writes its last sector extends the
- * file to the full sector: anything else would lose what the guest wrote. But for that, only
- * blk_truncate() changes a file's size. Where O_DIRECT needs more than 512 and the length is no multiple of it, the
- * last block could not be written without growing the file further: such an image is opened
- * through the page cache, or read-only.
+ * The length of a regular file that is no multiple of 512 is rounded up, so that all of its bytes
+ * can be read; what lies beyond its end reads as zeroes. A guest that writes its last sector
+ * extends the file to the full sector: anything else would lose what the guest wrote. But for that,
+ * only blk_truncate() changes a file's size. Where O_DIRECT needs more than 512 and the length is
+ * no multiple of it, the last block could not be written without growing the file further: such an
+ * image is opened through the page cache, or read-only.
  *
- * A file may shrink while it is open, behind our back. What was cut off is lost, so reads of it fail
- * with -EIO instead of giving zeroes; writes extend the file again, up to the length that the disk has.
- * So do reads of a device that has become smaller or has gone.
+ * A file may shrink while it is open, behind our back. What was cut off is lost, so reads of it
+ * fail with -EIO instead of giving zeroes; writes extend the file again, up to the length that the
+ * disk has. So do reads of a device that has become smaller or has gone.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -446,7 +446,8 @@ static co_fn int64_t transfer_rest(FileState *s, TransferFn *transfer, uint64_t 
     return transfer(&s->file, &first, one, offset_bytes + done_bytes, rw_flags);
 }
 
-/* After a short transfer of @done_bytes; O_DIRECT stops inside a block only at the end of the file. */
+/* After a short transfer of @done_bytes; O_DIRECT stops inside a block only at the end of the
+ * file. */
 static bool may_go_on(const BlockNode *node, uint64_t done_bytes)
 {
     return done_bytes % node->limits.request_alignment == 0;

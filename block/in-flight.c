@@ -128,9 +128,9 @@ bool inflight_is_closed(const InFlight *f)
     return atomic_load(&f->closed);
 }
 
-/* Unlink and wake the waiters whose wait is over, or all of those that wait for @all. Under the lock
- * to the end: a waiter that finds itself linked takes it that nobody is about to wake it. Scheduled,
- * not entered: whoever calls this is in the middle of something. */
+/* Unlink and wake the waiters whose wait is over, or all of those that wait for @all. Under the
+ * lock to the end: a waiter that finds itself linked takes it that nobody is about to wake it.
+ * Scheduled, not entered: whoever calls this is in the middle of something. */
 static void wake_waiters(const InFlight *all)
 {
     pthread_mutex_lock(&waiters_lock);

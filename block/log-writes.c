@@ -3,10 +3,10 @@
  *
  * driver=log-writes,file=...,log=PATH
  *
- * PATH is made, and must not exist: it becomes a trace (write-log.h) of writes with their data, zeroes,
- * discards and flushes, with begin and end of each. A request begins when it is in the trace, and ends for
- * who made it when its end is there, so that what the trace allows is what a crash may have left. An error
- * of the trace is an error of the request.
+ * PATH is made, and must not exist: it becomes a trace (write-log.h) of writes with their data,
+ * zeroes, discards and flushes, with begin and end of each. A request begins when it is in the
+ * trace, and ends for who made it when its end is there, so that what the trace allows is what a
+ * crash may have left. An error of the trace is an error of the request.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,11 +1,11 @@
 /*
  * throttle-group.c - who goes when
  *
- * There is no thread and no context that a group belongs to. One of the waiting requests, the leader,
- * has a timer in its own context, set to when the next request of any line is due. When it fires, or
- * whenever a request arrives, all that are due are granted, and woken where they are at home. A leader
- * that is granted hands on to another waiter, which is woken to set its own timer. An arrival that is
- * due before the leader's timer takes over.
+ * There is no thread and no context that a group belongs to. One of the waiting requests, the
+ * leader, has a timer in its own context, set to when the next request of any line is due. When it
+ * fires, or whenever a request arrives, all that are due are granted, and woken where they are at
+ * home. A leader that is granted hands on to another waiter, which is woken to set its own timer.
+ * An arrival that is due before the leader's timer takes over.
  *
  *     arrives --due, nobody before it--------------------------------------> goes
  *        \                                                                   ^
@@ -14,13 +14,13 @@
  *             granted by a leader, an arrival, or a drained section -------/
  *
  * Invariants, whenever the lock is free:
- *   (1) While anybody waits there is a leader, or one that was granted is about to run and appoints it.
- *       A leader has a timer that fires when the next request is due, or earlier; or it has been
- *       claimed, or is running: it will see to it.
+ *   (1) While anybody waits there is a leader, or one that was granted is about to run and appoints
+ *       it. A leader has a timer that fires when the next request is due, or earlier; or it has
+ *       been claimed, or is running: it will see to it.
  *   (2) A waiter is linked in a line or granted, never both.
  *   (3) A waiter that has yielded is woken once: by who claims it. Who has claimed it under the
- *       lock wakes it after the lock is given back; till then its frame is there, because it goes on
- *       by that wake-up alone.
+ *       lock wakes it after the lock is given back; till then its frame is there, because it goes
+ *       on by that wake-up alone.
  *   (4) The lock is not held across a yield, nor while anything is woken.
  */
 #include "block/throttle-group.h"

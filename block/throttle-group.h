@@ -2,12 +2,12 @@
  * ThrottleGroup - limits that disks share, and the requests that wait for their turn
  *
  * Layer:     block/ (may use io/)
- * Threading: open, close, configure, hold back and let go: main thread. throttle_co_request() in any
- *            context, many at once.
+ * Threading: open, close, configure, hold back and let go: main thread. throttle_co_request() in
+ *            any context, many at once.
  * Lifetime:  a group lives as long as it has members; throttle_member_open() .. _close().
  *
- * Who has to wait does so in its member's line for its direction, first come first served. Members take
- * turns: while several have requests due, none gets two before another has got one.
+ * Who has to wait does so in its member's line for its direction, first come first served. Members
+ * take turns: while several have requests due, none gets two before another has got one.
  */
 #ifndef BLOCK_THROTTLE_GROUP_H
 #define BLOCK_THROTTLE_GROUP_H
@@ -40,8 +40,8 @@ ThrottleConfig throttle_member_config(const ThrottleMember *member) NONNULL(1);
 /* throttle_member_configure - other limits, for the whole group, from now on */
 void throttle_member_configure(ThrottleMember *member, const ThrottleConfig *config) NONNULL(1, 2);
 
-/* throttle_member_let_go - all that wait in the member go now, and whatever comes goes at once until
- * throttle_member_hold_back(). It is charged to the group all the same. */
+/* throttle_member_let_go - all that wait in the member go now, and whatever comes goes at once
+ * until throttle_member_hold_back(). It is charged to the group all the same. */
 void throttle_member_let_go(ThrottleMember *member) NONNULL(1);
 void throttle_member_hold_back(ThrottleMember *member) NONNULL(1);
 

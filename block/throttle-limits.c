@@ -1,16 +1,18 @@
 /*
  * throttle-limits.c - the arithmetic of rates
  *
- * A bucket remembers up to when the units that were granted last at its rate, `paid`. A request may go
- * while paid is at most `tolerance` ahead of now, and then moves paid on by units / rate, from now if
- * paid lies in the past. So a request of any size goes as a whole, and what comes after waits for it.
+ * A bucket remembers up to when the units that were granted last at its rate, `paid`. A request may
+ * go while paid is at most `tolerance` ahead of now, and then moves paid on by units / rate, from
+ * now if paid lies in the past. So a request of any size goes as a whole, and what comes after
+ * waits for it.
  *
  *     sustained  the rate; tolerance SLACK_NS, or with a burst the time that max * max_seconds units
  *                last at this rate
  *     peak       only with a burst: the rate `max`; tolerance SLACK_NS
  *
- * SLACK_NS is for timers and threads that are late: what was due meanwhile goes at once, nothing of the
- * rate is lost. It allows that much too early after a pause, no more however long the pause was.
+ * SLACK_NS is for timers and threads that are late: what was due meanwhile goes at once, nothing of
+ * the rate is lost. It allows that much too early after a pause, no more however long the pause
+ * was.
  *
  * Invariants:
  *   (1) 0 <= paid_rest < rate. What does not make a whole nanosecond is kept: rates are exact,

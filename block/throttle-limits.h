@@ -7,8 +7,8 @@
  *
  * There are six budgets: requests and bytes, each in total, of reads, and of writes. What is asked
  * of each is a rate and perhaps a burst: `max` units a second for up to `max_seconds` after a
- * pause. throttle-limits.c says how they are counted. Time is given by the caller: nothing here reads
- * a clock.
+ * pause. throttle-limits.c says how they are counted. Time is given by the caller: nothing here
+ * reads a clock.
  */
 #ifndef BLOCK_THROTTLE_LIMITS_H
 #define BLOCK_THROTTLE_LIMITS_H
@@ -65,14 +65,15 @@ typedef struct ThrottleLimits {
  * throttle_config_take - iops-total=, iops-total-max=, iops-total-max-length=, and so on for
  * iops-read, iops-write, bps-total, bps-read, bps-write; what is absent stays as it is in @config
  * @ret_given  whether any was there
- * Errors: -EINVAL a burst without a rate, below it, or a length without a burst; @config is undefined
+ * Errors: -EINVAL a burst without a rate, below it, or a length without a burst; @config is
+ *         undefined
  */
 int throttle_config_take(ThrottleConfig *config, Opts *opts, bool *ret_given, Error *err)
     NONNULL(1, 2, 3) WARN_UNUSED;
 bool throttle_config_equal(const ThrottleConfig *a, const ThrottleConfig *b) NONNULL(1, 2);
 
-/* throttle_limits_set - other rates from now on. What was granted and not paid for yet is forgotten:
- * a rate by mistake far too low must not outlast its correction. */
+/* throttle_limits_set - other rates from now on. What was granted and not paid for yet is
+ * forgotten: a rate by mistake far too low must not outlast its correction. */
 void throttle_limits_set(ThrottleLimits *limits, const ThrottleConfig *config) NONNULL(1, 2);
 /* throttle_limits_due_ns - when the next request of this direction may go; <= now_ns: at once */
 int64_t throttle_limits_due_ns(const ThrottleLimits *limits, ThrottleDir dir) NONNULL(1);

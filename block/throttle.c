@@ -3,10 +3,10 @@
  *
  * driver=throttle,file=...[,group=NAME][,iops-total=N[,iops-total-max=N[,iops-total-max-length=S]]]...
  *
- * and the same for iops-read, iops-write, bps-total, bps-read, bps-write. Filters that name the same
- * group share its limits, whatever threads their requests come from; without a group a filter has limits
- * of its own. What is given for a group that exists already must be what it has. Changed in use, the
- * limits change for the whole group; a rate of 0 is none.
+ * and the same for iops-read, iops-write, bps-total, bps-read, bps-write. Filters that name the
+ * same group share its limits, whatever threads their requests come from; without a group a filter
+ * has limits of its own. What is given for a group that exists already must be what it has. Changed
+ * in use, the limits change for the whole group; a rate of 0 is none.
  *
  * A write-zeroes counts as a write of that many bytes, a discard as a write of none; flushes and
  * block status pass.

@@ -1,13 +1,14 @@
 /*
- * WriteLog - a trace of what was written to a disk, enough to know every state that a crash may leave
+ * WriteLog - a trace of what was written to a disk, enough to know every state that a crash may
+ * leave
  *
  * Layer:     block/ (may use io/)
- * Threading: a writer is used from any context, many at once; opened and closed in the main thread. A
- *            reader belongs to its caller and blocks.
+ * Threading: a writer is used from any context, many at once; opened and closed in the main thread.
+ *            A reader belongs to its caller and blocks.
  * Lifetime:  init or open .. finish.
  *
- * The file. All integers are little-endian. A head of 32 bytes: "penstock", 4 bytes "wlog", version 1
- * (32 bits), the length of the disk in bytes (64), 8 bytes of zero. Then entries, each 48 bytes:
+ * The file. All integers are little-endian. A head of 32 bytes: "penstock", 4 bytes "wlog", version
+ * 1 (32 bits), the length of the disk in bytes (64), 8 bytes of zero. Then entries, each 48 bytes:
  *
  *      0  32 bits  0x454c5750
  *      4  32       type: 1 write, 2 zeroes, 3 discard, 4 flush, 5 done
@@ -19,12 +20,13 @@
  *     40  64       zero
  *
  * A write is followed by its data. Entries are in order of time: that of a request before it is
- * passed to the disk, its done before the one who made it is told. A log ends at the end of the file, or at
- * an entry whose magic is 0: who wrote it was interrupted there.
+ * passed to the disk, its done before the one who made it is told. A log ends at the end of the
+ * file, or at an entry whose magic is 0: who wrote it was interrupted there.
  *
- * What a crash may leave. Cut the log anywhere. A request is stable when it was done with FUA, or when it
- * was done before a flush began that is done. It must be in the image; any other may be, wholly or by
- * its first sectors, or not at all. Requests that overlap take effect in order of their entries.
+ * What a crash may leave. Cut the log anywhere. A request is stable when it was done with FUA, or
+ * when it was done before a flush began that is done. It must be in the image; any other may be,
+ * wholly or by its first sectors, or not at all. Requests that overlap take effect in order of
+ * their entries.
  */
 #ifndef BLOCK_WRITE_LOG_H
 #define BLOCK_WRITE_LOG_H
@@ -89,16 +91,18 @@ typedef struct WriteLog {
 /*
  * write_log_read - the log in @fd, at most its first @max_entries entries
  * Nothing in the file is trusted.
- * Errors: -EINVAL it is no log or not as described above, the message says where; -EFBIG more entries
- *         than WRITE_LOG_ENTRIES_MAX; -ENOMEM; -EIO ...
+ * Errors: -EINVAL it is no log or not as described above, the message says where; -EFBIG more
+ *         entries than WRITE_LOG_ENTRIES_MAX; -ENOMEM; -EIO ...
  */
 int write_log_read(WriteLog *log, int fd, uint64_t max_entries, Error *err) NONNULL(1) WARN_UNUSED;
 void write_log_finish(WriteLog *log);
 
-/* How much of a request that need not be stable is in the image: 0 .. its length, from its beginning. */
+/* How much of a request that need not be stable is in the image: 0 .. its length, from its
+ * beginning. */
 typedef uint64_t WriteLogChoose(void *opaque, const WriteLogEntry *entry);
 
-/* write_log_replay - make @image_fd what a crash at the cut may have left of a disk that was all zero;
+/* write_log_replay - make @image_fd what a crash at the cut may have left of a disk that was all
+ * zero;
  * @choose NULL: nothing that need not be there. -errno. Blocks. */
 int write_log_replay(const WriteLog *log, int log_fd, int image_fd, WriteLogChoose *choose,
                      void *opaque) NONNULL(1) WARN_UNUSED;

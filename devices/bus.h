@@ -2,9 +2,9 @@
  * Bus - what a guest's port and memory accesses reach
  *
  * Layer:     devices/ (may use virtio/, block/, io/; never KVM)
- * Threading: accesses come from vCPU threads, many at once; ranges are added and removed by the main
- *            thread, or by a vCPU thread that moves a BAR. An access holds `lock` for reading only
- *            while it looks the range up, not while the device answers, so that a device may
+ * Threading: accesses come from vCPU threads, many at once; ranges are added and removed by the
+ *            main thread, or by a vCPU thread that moves a BAR. An access holds `lock` for reading
+ *            only while it looks the range up, not while the device answers, so that a device may
  *            change the bus from its callback (ECAM write -> BAR moves).
  * Lifetime:  the bus borrows the ranges' ops and opaque. A range that was removed may still see
  *            an access that had been looked up before: devices are freed only once the

@@ -33,7 +33,8 @@ static bool vector_wanted(const Msix *msix, const MsixVector *vector)
            !(vector->control & PCI_MSIX_ENTRY_CTRL_MASKBIT);
 }
 
-/* Bring `attached` in line with the registers; @message_changed: address or data are new. Locked. */
+/* Bring `attached` in line with the registers; @message_changed: address or data are new.
+ * Locked. */
 static void vector_update(Msix *msix, MsixVector *vector, bool message_changed)
 {
     const PlatformOps *ops = msix->platform->ops;

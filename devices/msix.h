@@ -42,7 +42,8 @@ typedef struct Msix {
 } Msix;
 
 /* msix_init - add the capability; table and PBA live in @bar (whose range the caller dispatches to
- * msix_bar_ops with @msix as opaque) at offset 0 and MSIX_PBA_OFFSET. Before the device is added. */
+ * msix_bar_ops with @msix as opaque) at offset 0 and MSIX_PBA_OFFSET. Before the device is
+ * added. */
 #define MSIX_PBA_OFFSET 2048
 #define MSIX_BAR_BYTES  4096
 int msix_init(Msix *msix, PciDevice *dev, Platform *platform, unsigned nb_vectors, unsigned bar,

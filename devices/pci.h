@@ -75,8 +75,9 @@ void pci_set_bar(PciDevice *dev, unsigned bar, uint64_t len_bytes, bool is_64bit
                  bool prefetchable, const BusOps *ops, void *opaque) NONNULL(1, 6);
 /* Tell the guest (INTERRUPT_PIN) that the function may raise INTA#. Before it is added. */
 void pci_use_intx(PciDevice *dev) NONNULL(1);
-/* INTA#; shown in STATUS, but not on the wire while COMMAND.INTX_DISABLE. Functions that share a GSI
- * are wired together. Any thread; takes the host's intx_lock only, never the configuration lock. */
+/* INTA#; shown in STATUS, but not on the wire while COMMAND.INTX_DISABLE. Functions that share a
+ * GSI are wired together. Any thread; takes the host's intx_lock only, never the configuration
+ * lock. */
 void pci_set_intx(PciDevice *dev, bool level) NONNULL(1);
 
 typedef struct PciHostParams {

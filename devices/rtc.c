@@ -1,7 +1,8 @@
 /*
  * rtc.c - MC146818 time of day from the host's clock, and battery-backed bytes
  *
- * 1. While the clock runs the time is the host's plus offset_s; the time registers are made of it at
+ * 1. While the clock runs the time is the host's plus offset_s; the time registers are made of it
+ * at
  *    each read. While register B's SET bit is on they are what was latched when it was set,
  *    as changed by the guest; clearing it computes offset_s from them.
  * 2. Format (binary or BCD, 12 or 24 hours) is applied at the access by register B as it is then;

@@ -1,7 +1,8 @@
 /*
  * serial.c - 16550A registers, without the time that a real line takes
  *
- * 1. What is written leaves at once: THRE and TEMT always read set. A transmitter-empty interrupt is
+ * 1. What is written leaves at once: THRE and TEMT always read set. A transmitter-empty interrupt
+ * is
  *    pending from the moment it is enabled, and after each byte, until IIR was read as its
  *    source, another byte is written or it is disabled; drivers test for just that.
  * 2. The receive FIFO is deeper than the 16 bytes a driver expects (RX_BYTES), and the sender waits

@@ -6,7 +6,8 @@
  * 2. A used buffer must show in InterruptStatus, so queues have no interrupt eventfd of their own:
  *    every notification comes through notify(), which sets the bit before it signals the GSI.
  *    The edge may be spurious for a driver that has acknowledged already, but never missing.
- * 3. Doorbells are attached for a 4-byte write of the queue's index to QueueNotify; kicks of a queue
+ * 3. Doorbells are attached for a 4-byte write of the queue's index to QueueNotify; kicks of a
+ * queue
  *    whose doorbell the platform refused come to queue_notify(). A kick always signals the queue's
  *    notifier (virtio-pci.c says why).
  */

@@ -13,10 +13,12 @@
  * 1. A vCPU thread hands a register access to the main context and waits for it, perhaps holding
  *    the PCI host's config_lock (PCI_CFG capability, BAR moves). So nothing that runs in the main
  *    context takes that lock while vCPUs run.
- * 2. A doorbell is attached exactly when its queue wants one, the notify structure is on the bus and
+ * 2. A doorbell is attached exactly when its queue wants one, the notify structure is on the bus
+ * and
  *    the platform could. All three are known in the main context only. A queue without still
  *    works: its kicks exit to notify_write().
- * 3. A kick always signals the queue's notifier, whatever the device's status: a stopped queue looks
+ * 3. A kick always signals the queue's notifier, whatever the device's status: a stopped queue
+ * looks
  *    at its notifier once it starts, so that nothing is lost and nothing is consumed early.
  */
 #include "devices/virtio-pci.h"

@@ -62,8 +62,8 @@ void *gm_translate(const GuestMemory *gm, Gpa gpa, uint64_t len_bytes) NONNULL(1
 /*
  * gm_map - append the pieces of [gpa, gpa + len) to @iov, one a region it touches; adjacent pieces
  * are not merged
- * Returns the number of entries added, -EFAULT when part of the range is no memory, -E2BIG when more
- * than @max entries would be needed.
+ * Returns the number of entries added, -EFAULT when part of the range is no memory, -E2BIG when
+ * more than @max entries would be needed.
  */
 int gm_map(const GuestMemory *gm, Gpa gpa, uint64_t len_bytes, struct iovec *iov, unsigned max)
     NONNULL(1, 4) WARN_UNUSED;

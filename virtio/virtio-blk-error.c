@@ -1,15 +1,16 @@
 /*
  * virtio-blk-error.c - what becomes of a request that the storage has failed
  *
- * As the disk's policy says it is reported to the guest, taken for done, or held: it waits, the owner
- * of the device is told to stop the guest, and when it says so the request is made again. A queue that
- * is halted (a reset of the device, the end of the machine) reports what it holds, so nobody waits for
- * a guest that is stopped.
+ * As the disk's policy says it is reported to the guest, taken for done, or held: it waits, the
+ * owner of the device is told to stop the guest, and when it says so the request is made again. A
+ * queue that is halted (a reset of the device, the end of the machine) reports what it holds, so
+ * nobody waits for a guest that is stopped.
  *
  * What the guest itself has done wrong, and what the storage cannot do at all, is always reported.
  *
  * Invariants:
- *   (1) A held request is linked in `held`; who unlinks it decides what becomes of it and wakes it, once.
+ *   (1) A held request is linked in `held`; who unlinks it decides what becomes of it and wakes it,
+ *       once.
  *   (2) While a queue is being halted, none of its requests is linked.
  */
 #include "virtio/virtio-blk-int.h"

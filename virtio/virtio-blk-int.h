@@ -52,15 +52,16 @@ static inline bool virtio_blk_has_feature(const VirtioBlk *vblk, unsigned bit)
     return vblk->features >> bit & 1;
 }
 
-/* virtio_blk_req_entry - coroutine entry: carry out the request in the VqElem @opaque and push it */
+/* virtio_blk_req_entry - coroutine entry: carry out the request in the VqElem @opaque and push
+ * it */
 void virtio_blk_req_entry(void *opaque);
 /* virtio_blk_req_refuse - push it with an I/O error, when there is no coroutine to be had */
 void virtio_blk_req_refuse(VqElem *elem) NONNULL(1);
 
 int virtio_blk_errors_init(VirtioBlk *vblk, unsigned nb_queues) NONNULL(1) WARN_UNUSED; /* -ENOMEM */
 void virtio_blk_errors_finish(VirtioBlk *vblk) NONNULL(1);
-/* virtio_blk_co_again - the storage has failed a request with @ret: true when it is to be made again;
- * false when *ret is its result. Home of the queue. */
+/* virtio_blk_co_again - the storage has failed a request with @ret: true when it is to be made
+ * again; false when *ret is its result. Home of the queue. */
 co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, int *ret)
     NONNULL(1, 4);
 /* VirtioDeviceOps.halting */

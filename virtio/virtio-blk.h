@@ -29,8 +29,8 @@ typedef enum VirtioBlkOnError {
 } VirtioBlkOnError;
 
 typedef struct VirtioBlkStopOps {
-    /* A request is held because of @error (-errno): stop the guest, and call virtio_blk_retry() some
-     * time. Home of the queue; must not call the device nor wait. */
+    /* A request is held because of @error (-errno): stop the guest, and call virtio_blk_retry()
+     * some time. Home of the queue; must not call the device nor wait. */
     void (*stop)(void *opaque, bool is_write, int error);
 } VirtioBlkStopOps;
 

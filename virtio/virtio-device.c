@@ -3,8 +3,8 @@
  *
  * States are the status bits (VIRTIO 1.2 section 2.1); who performs each change:
  *
- *     0 --ACKNOWLEDGE--> 1 --DRIVER--> 3 --FEATURES_OK [features_accept]--> b --DRIVER_OK [run]--> f
- *     any --NEEDS_RESET [vdev_needs_reset, any thread]--> any | 0x40
+ *     0 --ACKNOWLEDGE--> 1 --DRIVER--> 3 --FEATURES_OK [features_accept]--> b --DRIVER_OK [run]-->
+ *     f any --NEEDS_RESET [vdev_needs_reset, any thread]--> any | 0x40
  *     any --FAILED--> any | 0x80, which only a reset leaves
  *     any --0 [device_reset]--> 0
  *

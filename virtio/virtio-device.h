@@ -47,8 +47,8 @@ typedef struct VirtioDeviceOps {
                             size_t len_bytes) co_fn_ptr;
     /* Handle what is available on @vq; home context of the queue. Bounded work a call. */
     void (*handle_queue)(VirtioDevice *vdev, VirtQueue *vq);
-    /* A queue is about to be stopped: end its requests, hold back none of them until it is called again
-     * with @on false. Main. NULL = nothing. */
+    /* A queue is about to be stopped: end its requests, hold back none of them until it is called
+     * again with @on false. Main. NULL = nothing. */
     void (*halting)(VirtioDevice *vdev, VirtQueue *vq, bool on);
     /* All queues are stopped; forget what was negotiated. NULL = nothing. */
     void (*reset)(VirtioDevice *vdev);
@@ -128,8 +128,8 @@ void vdev_queue_set_address(VirtioDevice *vdev, VirtQueue *vq, VqRingPart part, 
 uint32_t vdev_queue_address(const VirtQueue *vq, VqRingPart part, bool high) NONNULL(1);
 /* queue_enable = 1; starts it when the device is running (after a ring reset) */
 co_fn void vdev_co_queue_enable(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
-/* vdev_co_move_queue - another home context for a queue, started or not; @index is valid. Returns when
- * the old one has nothing to do with it any more, which waits for requests in flight. */
+/* vdev_co_move_queue - another home context for a queue, started or not; @index is valid. Returns
+ * when the old one has nothing to do with it any more, which waits for requests in flight. */
 co_fn void vdev_co_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx) NONNULL(1, 3);
 /* VIRTIO_F_RING_RESET (2.6.1): returns when the ring is no longer used */
 co_fn void vdev_co_queue_reset(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
@@ -144,8 +144,8 @@ co_fn void vdev_co_config_write(VirtioDevice *vdev, size_t offset, const void *d
 void vdev_config_changed(VirtioDevice *vdev) NONNULL(1);
 
 /*
- * vdev_pause - no queue pops requests from now on; those that were popped go on. What a queue does at
- * this very moment it ends, so a few more may come.
+ * vdev_pause - no queue pops requests from now on; those that were popped go on. What a queue does
+ * at this very moment it ends, so a few more may come.
  * vdev_resume - the queues go on, beginning with what the driver made available meanwhile.
  * They do not nest, and say nothing about queues being started or stopped. Context: main.
  */

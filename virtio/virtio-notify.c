@@ -12,8 +12,8 @@
  *   (2) A call of the handler takes at most VQ_BATCH_MAX chains. What is left is taken in the next
  *       pass, which the queue asks for itself; so queues that share a thread take turns.
  *   (3) Interrupts are sent by vq_flush() alone, which runs once at the end of a pass.
- *   (4) A paused queue takes nothing, and kicks that come meanwhile are forgotten. Who ends the pause
- *       rings the doorbell itself afterwards, so what they announced is looked for.
+ *   (4) A paused queue takes nothing, and kicks that come meanwhile are forgotten. Who ends the
+ *       pause rings the doorbell itself afterwards, so what they announced is looked for.
  */
 #include "virtio/virtqueue-int.h"
 #include "virtio/virtio-device.h"

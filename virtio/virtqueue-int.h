@@ -29,7 +29,8 @@ static inline void vq_store_load_barrier(void)
 
 /* vring_split_setup - find the ring of the configured addresses in guest memory; -EINVAL */
 int vring_split_setup(VirtQueue *vq, Error *err) NONNULL(1) WARN_UNUSED;
-/* vring_split_pop - fill @elem with the next chain: 1 done, 0 ring empty, -EPIPE queue now broken */
+/* vring_split_pop - fill @elem with the next chain: 1 done, 0 ring empty, -EPIPE queue now
+ * broken */
 int vring_split_pop(VirtQueue *vq, VqElem *elem) NONNULL(1, 2) WARN_UNUSED;
 /* vring_split_push - fill the next used entry; the driver does not see it yet */
 void vring_split_push(VirtQueue *vq, uint16_t head, uint32_t written_bytes) NONNULL(1);

@@ -143,8 +143,8 @@ co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err)
     return 0;
 }
 
-/* In the home context: until all that was popped has been pushed and told to the driver. Nobody pops
- * meanwhile. */
+/* In the home context: until all that was popped has been pushed and told to the driver. Nobody
+ * pops meanwhile. */
 static co_fn void become_idle(VirtQueue *vq)
 {
     while (vq->in_flight > 0) {

@@ -9,12 +9,12 @@
  *            vq_co_stop() returns.
  * Spec:      VIRTIO 1.2 section 2.6-2.7
  *
- * Element life: free -> popped -> pushed or detached -> free. At most `size` elements are popped and
- * not pushed at any time, which also bounds what a guest can make the device hold: a head that the
- * guest makes available twice while in flight breaks the queue.
+ * Element life: free -> popped -> pushed or detached -> free. At most `size` elements are popped
+ * and not pushed at any time, which also bounds what a guest can make the device hold: a head that
+ * the guest makes available twice while in flight breaks the queue.
  *
- * virtqueue.c: life cycle and elements. vring-split.c: the ring's format. virtio-notify.c: doorbell,
- * polling, interrupts.
+ * virtqueue.c: life cycle and elements. vring-split.c: the ring's format. virtio-notify.c:
+ * doorbell, polling, interrupts.
  *
  * What the guest did wrong breaks the queue (vq_break): the reason is logged once, the device shows
  * NEEDS_RESET, the queue takes no further request until it has been reset; other queues go on.
@@ -158,8 +158,8 @@ co_fn void vq_co_move(VirtQueue *vq, AioContext *ctx) NONNULL(1, 2);
 VqElem *vq_pop(VirtQueue *vq) NONNULL(1);
 
 /* vq_push - the request is done; @written_bytes of the writable part were written, status included.
- * The used entry is filled now; published after every few and at the end of the pass; signalled once,
- * at the end of the pass. Home. */
+ * The used entry is filled now; published after every few and at the end of the pass; signalled
+ * once, at the end of the pass. Home. */
 void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes) NONNULL(1, 2);
 
 /* vq_detach - give the element back without using it (the queue is being reset). Home. */
@@ -169,8 +169,8 @@ void vq_detach(VirtQueue *vq, VqElem *elem) NONNULL(1, 2);
  * Home. */
 void vq_publish(VirtQueue *vq) NONNULL(1);
 
-/* vq_flush - publish used entries, decide on the interrupt (event index), send it. Runs by itself at
- * the end of each pass in which something was pushed. Home. */
+/* vq_flush - publish used entries, decide on the interrupt (event index), send it. Runs by itself
+ * at the end of each pass in which something was pushed. Home. */
 void vq_flush(VirtQueue *vq) NONNULL(1);
 
 /* vq_has_work - one look at the ring: something to pop? The poll probe. Home. */

@@ -1,12 +1,12 @@
 /*
  * cmd-bench.c - `penstock bench`: load on a disk through the block layer, without a guest
  *
- * Each queue is an IOThread with --depth coroutines, each of which makes one request after the other.
- * A driver that answers at once never lets the second coroutine of a queue run: there is no depth then.
- * A sequential queue has a part of the disk of its own.
+ * Each queue is an IOThread with --depth coroutines, each of which makes one request after the
+ * other. A driver that answers at once never lets the second coroutine of a queue run: there is no
+ * depth then. A sequential queue has a part of the disk of its own.
  *
- * Each request reads the clock once, when it begins; ends are told together, at the end of the pass of
- * the event loop (block-acct.h), so a latency has what its neighbours took as well.
+ * Each request reads the clock once, when it begins; ends are told together, at the end of the pass
+ * of the event loop (block-acct.h), so a latency has what its neighbours took as well.
  */
 #include <getopt.h>
 #include <inttypes.h>

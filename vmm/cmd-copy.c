@@ -3,16 +3,16 @@
  *
  *     cursor (block status of the source) --> chunks --> coroutines: read, find zeroes, write
  *
- * Everything runs in the main context. A chunk belongs to one coroutine, so the order in which chunks
- * are written does not matter.
+ * Everything runs in the main context. A chunk belongs to one coroutine, so the order in which
+ * chunks are written does not matter.
  *
- * Sparse is kept: what the source says is zero is not read, and read zeroes are not written as data. A
- * file that was created for the copy has holes there; any other destination is told to write zeroes,
- * for it may hold something else.
+ * Sparse is kept: what the source says is zero is not read, and read zeroes are not written as
+ * data. A file that was created for the copy has holes there; any other destination is told to
+ * write zeroes, for it may hold something else.
  *
- * No user's file is lost: what exists is overwritten with --force alone, and never made shorter or longer;
- * what is beyond the source's length stays. A file that was created is removed again unless the copy is
- * whole. The result is flushed before it is called whole.
+ * No user's file is lost: what exists is overwritten with --force alone, and never made shorter or
+ * longer; what is beyond the source's length stays. A file that was created is removed again unless
+ * the copy is whole. The result is flushed before it is called whole.
  */
 #include <fcntl.h>
 #include <getopt.h>

@@ -1,9 +1,11 @@
 /*
- * MachineConfig - what a command line asks for, checked as far as it can be without opening anything
+ * MachineConfig - what a command line asks for, checked as far as it can be without opening
+ * anything
  *
  * Layer:     vmm
  * Threading: main thread.
- * Lifetime:  config_init() .. config_finish(); a disk's Opts are consumed when the machine opens it.
+ * Lifetime:  config_init() .. config_finish(); a disk's Opts are consumed when the machine opens
+ *            it.
  */
 #ifndef VMM_CONFIG_H
 #define VMM_CONFIG_H
@@ -62,8 +64,8 @@ void config_finish(MachineConfig *config);
 int config_parse(MachineConfig *config, int argc, char **argv, Error *err) NONNULL(1, 3)
     WARN_UNUSED;
 
-/* config_take_iothread - polling, monitor and CPUs of an --iothread list whose id has been taken, and
- * nothing else; -EINVAL */
+/* config_take_iothread - polling, monitor and CPUs of an --iothread list whose id has been taken,
+ * and nothing else; -EINVAL */
 int config_take_iothread(Opts *opts, IOThreadConfig *iothread, Error *err) NONNULL(1, 2)
     WARN_UNUSED;
 

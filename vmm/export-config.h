@@ -3,8 +3,8 @@
  *
  * Layer:     vmm
  * Threading: main thread.
- * Lifetime:  export_config_parse() .. export_config_finish(), when it failed, too; a disk's Opts are
- *            consumed when it is opened.
+ * Lifetime:  export_config_parse() .. export_config_finish(), when it failed, too; a disk's Opts
+ *            are consumed when it is opened.
  */
 #ifndef VMM_EXPORT_CONFIG_H
 #define VMM_EXPORT_CONFIG_H

@@ -3,7 +3,8 @@
  *
  * Layer:     vmm
  * Threading: as devices/platform.h says for each call. The routing table is under `lock`; it is
- *            changed as a whole by KVM_SET_GSI_ROUTING, which is rare (a vector is set up or masked).
+ *            changed as a whole by KVM_SET_GSI_ROUTING, which is rare (a vector is set up or
+ *            masked).
  * Lifetime:  embedded in the machine; kvm_platform_init() .. kvm_platform_finish().
  */
 #ifndef VMM_KVM_PLATFORM_H

@@ -6,8 +6,8 @@
  * Lifetime:  a throw-away VM for each instruction; nothing is kept.
  *
  * Where there is hardware virtualization every instruction below just works. A KVM without it
- * emulates the guest's kernel mode and stops at what its emulator lacks. So each telling instruction
- * is executed at CPL0 in long mode, followed by HLT: reaching HLT is the proof.
+ * emulates the guest's kernel mode and stops at what its emulator lacks. So each telling
+ * instruction is executed at CPL0 in long mode, followed by HLT: reaching HLT is the proof.
  */
 #ifndef VMM_KVM_PROBE_H
 #define VMM_KVM_PROBE_H

@@ -115,7 +115,8 @@ static inline uint32_t layout_virtio_mmio_gsi(unsigned index)
 /*
  * layout_mmio64_window - where 64-bit BARs go: the upper half of the guest physical address space
  * @phys_bits   width that the guest's CPUID states
- * Returns false, and an empty window, where RAM reaches into that half or the half lies below 4 GiB.
+ * Returns false, and an empty window, where RAM reaches into that half or the half lies below 4
+ * GiB.
  */
 static inline bool layout_mmio64_window(uint64_t ram_high_bytes, unsigned phys_bits,
                                         uint64_t *ret_gpa, uint64_t *ret_bytes)

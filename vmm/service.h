@@ -26,19 +26,19 @@ typedef struct Service {
     }
 
 /*
- * service_take_sockets - those that listen and were passed to this very process; closed on exec, and
- * forgotten by the environment
+ * service_take_sockets - those that listen and were passed to this very process; closed on exec,
+ * and forgotten by the environment
  * Returns how many, 0 when none were; -EINVAL, -EBADF what was passed makes no sense.
  */
 int service_take_sockets(int ret_fds[SERVICE_FDS_MAX], Error *err) NONNULL(1) WARN_UNUSED;
 
-/* service_fork - go on in another process, which leads a session of its own; the first one ends here,
- * with what that one says to it */
+/* service_fork - go on in another process, which leads a session of its own; the first one ends
+ * here, with what that one says to it */
 int service_fork(Service *service, Error *err) NONNULL(1) WARN_UNUSED;
 /* service_write_pid - into a file that service_finish() removes. Errors: of open() and write() */
 int service_write_pid(Service *service, const char *path, Error *err) NONNULL(1, 2) WARN_UNUSED;
-/* service_ready - tell the manager and the process that waits; in the background the standard streams
- * end here */
+/* service_ready - tell the manager and the process that waits; in the background the standard
+ * streams end here */
 void service_ready(Service *service) NONNULL(1);
 /* service_stopping - tell the manager */
 void service_stopping(void);

@@ -2,7 +2,8 @@
  * stats.c - counters of threads and queues as JSON, for `--stats`
  *
  * The words are read while their owners may still run: each is right, together they are not a
- * snapshot. Names are ids (letters, digits, '-', '_', '.'), so nothing needs escaping. What the words mean is said in penstock(1).
+ * snapshot. Names are ids (letters, digits, '-', '_', '.'), so nothing needs escaping. What the
+ * words mean is said in penstock(1).
  */
 #include <inttypes.h>
 #include <stdio.h>

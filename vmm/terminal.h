@@ -8,8 +8,8 @@
  *            every signal that ends the process by default, save SIGKILL.
  *
  * When stdin is a terminal it is put in raw mode, Ctrl-A is the escape key: Ctrl-A x quits,
- * Ctrl-A c lets a stopped guest go on, Ctrl-A h helps, Ctrl-A Ctrl-A sends one. Other input is passed on as it comes; end of file is the end
- * of input, not of the run.
+ * Ctrl-A c lets a stopped guest go on, Ctrl-A h helps, Ctrl-A Ctrl-A sends one. Other input is
+ * passed on as it comes; end of file is the end of input, not of the run.
  */
 #ifndef VMM_TERMINAL_H
 #define VMM_TERMINAL_H

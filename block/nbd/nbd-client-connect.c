@@ -1,12 +1,12 @@
 /*
  * nbd-client-connect.c - making connections, again and again if need be, and taking leave
  *
- * Who holds connect_lock makes the connection; the other requests that need it wait for that lock and
- * then look again. All of them give up at the same moment, reconnect_delay_ns after the loss, so nobody
- * waits for longer than he wants to because of somebody else.
+ * Who holds connect_lock makes the connection; the other requests that need it wait for that lock
+ * and then look again. All of them give up at the same moment, reconnect_delay_ns after the loss,
+ * so nobody waits for longer than he wants to because of somebody else.
  *
- * A new connection is of use only if the export is what it was: requests were split and flagged according
- * to what the first connection said.
+ * A new connection is of use only if the export is what it was: requests were split and flagged
+ * according to what the first connection said.
  *
  * Attempts follow each other after a pause that doubles; a reply to a request sets it back. So a
  * server that takes connections and breaks them is not asked without end.
@@ -62,8 +62,8 @@ static co_fn Channel *connect_once(NbdClient *client, NbdConn *conn, int64_t dea
         return NULL;
     }
     if (conn) {
-        /* For nbd_client_give_up(), which looks at it with the lock held. A reference of its own: the
-         * handshake may put TLS over it. */
+        /* For nbd_client_give_up(), which looks at it with the lock held. A reference of its own:
+         * the handshake may put TLS over it. */
         pthread_mutex_lock(&conn->lock);
         conn->ch = channel_ref(ch);
         pthread_mutex_unlock(&conn->lock);
@@ -87,7 +87,8 @@ static co_fn Channel *connect_once(NbdClient *client, NbdConn *conn, int64_t dea
     return ch;
 }
 
-/* connect_lock is held or nobody else knows the connection; nothing is in flight, there is no channel. */
+/* connect_lock is held or nobody else knows the connection; nothing is in flight, there is no
+ * channel. */
 static co_fn int attempt(NbdConn *conn, bool first, int64_t deadline_ns, Error *err)
 {
     NbdClient *client = conn->client;

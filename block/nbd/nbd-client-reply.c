@@ -1,13 +1,13 @@
 /*
  * nbd-client-reply.c - what a server sends: believed only as far as it fits a request
  *
- * Bytes come through a buffer, so that many small replies cost one system call; the payload of reads
- * that is not in the buffer yet goes straight to where it belongs.
+ * Bytes come through a buffer, so that many small replies cost one system call; the payload of
+ * reads that is not in the buffer yet goes straight to where it belongs.
  *
  * Anything that the protocol forbids ends the connection, because what follows cannot be told from
- * rubbish: an unknown cookie, a wrong magic, a payload that its chunk cannot have, a part outside of the
- * request or one that has come before, a reply to a read that leaves something out. Nothing is
- * allocated here, whatever lengths the server claims, and each loop ends with the bytes that it
+ * rubbish: an unknown cookie, a wrong magic, a payload that its chunk cannot have, a part outside
+ * of the request or one that has come before, a reply to a read that leaves something out. Nothing
+ * is allocated here, whatever lengths the server claims, and each loop ends with the bytes that it
  * moves: a reply has at most as many parts as its read has bytes, and ERROR_CHUNKS_MAX errors.
  */
 #include <string.h>

@@ -1,29 +1,30 @@
 /*
  * nbd-client.c - requests over connections
  *
- * A request takes a slot of its connection, is written under send_lock in one system call, and waits:
+ * A request takes a slot of its connection, is written under send_lock in one system call, and
+ * waits:
  *
  *     [slot taken] --send_lock--> [sending] --written--> [waiting] --its reply was read--> [done]
  *                                                           | nobody reads
  *                                                           v
  *                                                        [reading] for all, until it is done itself
  *
- * Who reads is a role, conn->reading. The reader marks requests done and wakes them, each in its own
- * context. When it is done itself it leaves the role to one that waits, of its own context if there is
- * one: nothing then crosses a thread that need not.
+ * Who reads is a role, conn->reading. The reader marks requests done and wakes them, each in its
+ * own context. When it is done itself it leaves the role to one that waits, of its own context if
+ * there is one: nothing then crosses a thread that need not.
  *
  * Invariants (lock = conn->lock):
- *   (1) A request is in its slot from before the first byte of it is written until its coroutine leaves
- *       conn_co_exchange(). Its cookie is the slot and a serial number: a reply that comes twice, or
- *       belongs to an earlier request, finds none.
- *   (2) `done` is set by the reader; by somebody else only when nobody reads and nobody will: that is
- *       when the connection is not UP or LEAVING. So the reader may use what conn_find() gave it
+ *   (1) A request is in its slot from before the first byte of it is written until its coroutine
+ *       leaves conn_co_exchange(). Its cookie is the slot and a serial number: a reply that comes
+ *       twice, or belongs to an earlier request, finds none.
+ *   (2) `done` is set by the reader; by somebody else only when nobody reads and nobody will: that
+ *       is when the connection is not UP or LEAVING. So the reader may use what conn_find() gave it
  *       until it marks it done, though the lock is not held meanwhile.
- *   (3) Whoever waits is woken by exactly one: `waiting` goes from true to false under the lock, by who
- *       then wakes it.
+ *   (3) Whoever waits is woken by exactly one: `waiting` goes from true to false under the lock, by
+ *       who then wakes it.
  *   (4) When somebody waits and the connection is up, somebody reads or has been woken to read.
- *   (5) When the state becomes DOWN the channel is shut down next, so that reader and writer come back;
- *       it is dropped when no slot is taken (nbd-client-connect.c).
+ *   (5) When the state becomes DOWN the channel is shut down next, so that reader and writer come
+ *       back; it is dropped when no slot is taken (nbd-client-connect.c).
  */
 #include "block/nbd/nbd-client.h"
 

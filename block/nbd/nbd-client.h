@@ -2,8 +2,8 @@
  * NbdClient - the connections to one export, and requests over them
  *
  * Layer:     block/nbd (may use io/, and iov.h of block/)
- * Threading: nbd_client_co_request() from any context, any number at once. Create, destroy, and what
- *            is for drained sections: main thread.
+ * Threading: nbd_client_co_request() from any context, any number at once. Create, destroy, and
+ *            what is for drained sections: main thread.
  * Lifetime:  nbd_client_create() .. nbd_client_destroy(), when no request is left.
  *
  * There is no coroutine or thread but those of the requests. Of the requests that wait for replies
@@ -11,11 +11,12 @@
  * on. When a connection is lost, one of the requests makes a new one. So a client without requests
  * does nothing at all, and a drained section has nothing but requests to wait for.
  *
- * Each context that sends requests keeps to one connection, the next in turn when it sends its first.
+ * Each context that sends requests keeps to one connection, the next in turn when it sends its
+ * first.
  *
- * Losing a connection. Requests on it wait for a new one until reconnect_delay_ns after the loss, and
- * are then sent again; with 0, or when the time is up, they fail with -EIO. Requests that come later
- * try again, at most once in the pause that grows from attempt to attempt. What a server had
+ * Losing a connection. Requests on it wait for a new one until reconnect_delay_ns after the loss,
+ * and are then sent again; with 0, or when the time is up, they fail with -EIO. Requests that come
+ * later try again, at most once in the pause that grows from attempt to attempt. What a server had
  * acknowledged and not flushed when it died is lost if the server loses it.
  */
 #ifndef BLOCK_NBD_NBD_CLIENT_H
@@ -45,7 +46,8 @@ NbdClient *nbd_client_create(const NbdClientParams *params, Error *err) NONNULL(
 /* nbd_client_destroy - takes leave of the server, for a second at most. Main; NULL is allowed. */
 void nbd_client_destroy(NbdClient *client);
 
-/* nbd_client_export - as it was when we first connected; each new connection has to offer as much */
+/* nbd_client_export - as it was when we first connected; each new connection has to offer as
+ * much */
 const NbdExport *nbd_client_export(const NbdClient *client) NONNULL(1);
 /* nbd_client_co_probe - as it is now, by a connection of its own. Any context. */
 co_fn int nbd_client_co_probe(NbdClient *client, NbdExport *ret_export, Error *err)

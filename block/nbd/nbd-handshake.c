@@ -2,11 +2,11 @@
  * nbd-handshake.c - see nbd-handshake.h
  *
  * Invariants:
- *   (1) Nothing that was read before TLS was started is believed afterwards: options that were set are
- *       forgotten, and channels read no further than they are asked to, so that bytes which somebody
- *       put behind the server's answer are TLS's to refuse.
- *   (2) What a server can make us read is bounded: REPLY_BYTES_MAX a reply, REPLIES_MAX replies to an
- *       option, and the number of options is ours.
+ *   (1) Nothing that was read before TLS was started is believed afterwards: options that were set
+ *       are forgotten, and channels read no further than they are asked to, so that bytes which
+ *       somebody put behind the server's answer are TLS's to refuse.
+ *   (2) What a server can make us read is bounded: REPLY_BYTES_MAX a reply, REPLIES_MAX replies to
+ *       an option, and the number of options is ours.
  */
 #include "block/nbd/nbd-handshake.h"
 

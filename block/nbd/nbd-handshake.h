@@ -6,8 +6,8 @@
  * Lifetime:  nothing outlives the call.
  *
  * Tried in this order, and done without where a server lacks it: extended headers, structured
- * replies, base:allocation, GO with block sizes; EXPORT_NAME where there is no GO. Before all that TLS,
- * which is not done without when it is asked for.
+ * replies, base:allocation, GO with block sizes; EXPORT_NAME where there is no GO. Before all that
+ * TLS, which is not done without when it is asked for.
  */
 #ifndef BLOCK_NBD_NBD_HANDSHAKE_H
 #define BLOCK_NBD_NBD_HANDSHAKE_H

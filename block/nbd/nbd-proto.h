@@ -3,12 +3,14 @@
  *
  * Layer:     block/nbd (may use io/base); for the client and the server
  * Threading: pure functions.
- * Lifetime:  decoders borrow: names and lists that they give lie in the buffer that they were given.
+ * Lifetime:  decoders borrow: names and lists that they give lie in the buffer that they were
+ *            given.
  * Spec:      NetworkBlockDevice/nbd doc/proto.md, and its extension-ext-header branch
  *
  * Nothing here reads or writes a channel. Decoders are for what a peer sent: they check all lengths
  * against the buffer and believe nothing. -EPROTO: nothing can be done with the connection any
- * more; -EINVAL and -ENAMETOOLONG: an option's data are wrong, which a server answers with an error.
+ * more; -EINVAL and -ENAMETOOLONG: an option's data are wrong, which a server answers with an
+ * error.
  */
 #ifndef BLOCK_NBD_NBD_PROTO_H
 #define BLOCK_NBD_NBD_PROTO_H
@@ -130,8 +132,8 @@ typedef enum NbdCommand {
 #define NBD_ENOTSUP   95u
 #define NBD_ESHUTDOWN 108u
 
-/* nbd_errno_to_host - -errno for the error that a server gave, which is not 0; what the protocol does
- * not know is -EINVAL. nbd_errno_from_host - the other way round; @code is -errno. */
+/* nbd_errno_to_host - -errno for the error that a server gave, which is not 0; what the protocol
+ * does not know is -EINVAL. nbd_errno_from_host - the other way round; @code is -errno. */
 int nbd_errno_to_host(uint32_t error);
 uint32_t nbd_errno_from_host(int code);
 

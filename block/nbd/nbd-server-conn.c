@@ -1,19 +1,19 @@
 /*
  * nbd-server-conn.c - the transmission phase: receives requests and starts a coroutine for each
  *
- * One coroutine, the receiver, reads. It takes a slot and memory before it reads a payload, and waits
- * when there is none: then the client's next requests stay in the socket. Each request has a coroutine
- * of its own; it answers under write_lock and gives slot and memory back. All of a connection is in one
- * context, so slots and memory need no lock.
+ * One coroutine, the receiver, reads. It takes a slot and memory before it reads a payload, and
+ * waits when there is none: then the client's next requests stay in the socket. Each request has a
+ * coroutine of its own; it answers under write_lock and gives slot and memory back. All of a
+ * connection is in one context, so slots and memory need no lock.
  *
  * Invariants:
- *   (1) nb_in_flight counts a request from its header until its answer is out. The receiver counts it,
- *       then looks at `stopping`; who stops sets `stopping`, then looks at the count; the end of a
- *       request lowers the count, then looks at `stopping`. So either the request is refused with
- *       ESHUTDOWN, or it is carried out and answered; and whoever is the last to know shuts the reading
- *       direction down.
- *   (2) Memory is waited for only while other requests of this connection have some; one alone always
- *       fits (memory_bytes is not less than sizes.max_payload_bytes).
+ *   (1) nb_in_flight counts a request from its header until its answer is out. The receiver counts
+ *       it, then looks at `stopping`; who stops sets `stopping`, then looks at the count; the end
+ *       of a request lowers the count, then looks at `stopping`. So either the request is refused
+ *       with ESHUTDOWN, or it is carried out and answered; and whoever is the last to know shuts
+ *       the reading direction down.
+ *   (2) Memory is waited for only while other requests of this connection have some; one alone
+ *       always fits (memory_bytes is not less than sizes.max_payload_bytes).
  *   (3) The receiver ends only when nothing is in flight.
  */
 #include "block/nbd/nbd-server-int.h"

@@ -8,7 +8,8 @@
  * Invariants:
  *   (1) Nothing is read ahead: bytes that came in the clear behind STARTTLS are still in the socket
  *       when TLS begins, which takes them for a record and fails.
- *   (2) The whole handshake has one deadline, a number of options, and a buffer of OPTION_BYTES_MAX.
+ *   (2) The whole handshake has one deadline, a number of options, and a buffer of
+ *       OPTION_BYTES_MAX.
  *   (3) An option whose data are wrong is answered with an error; what cannot be an option, or
  *       exceeds these limits, ends the connection.
  */

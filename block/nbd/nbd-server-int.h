@@ -92,8 +92,8 @@ struct NbdConn {
 
 /* nbd_conn_broke_rules - log what the client did wrong; returns -EPROTO */
 int nbd_conn_broke_rules(NbdConn *conn, const char *fmt, ...) PRINTF(2, 3) NONNULL(1, 2);
-/* nbd_conn_set_channel - serve @ch, whose reference is taken over, from now on. False: the server is
- * being stopped, @ch has been shut down. */
+/* nbd_conn_set_channel - serve @ch, whose reference is taken over, from now on. False: the server
+ * is being stopped, @ch has been shut down. */
 void nbd_conn_set_channel(NbdConn *conn, Channel *ch) NONNULL(1, 2);
 /* nbd_conn_set_transmits - the handshake is over. False: the server is being stopped. */
 bool nbd_conn_set_transmits(NbdConn *conn) NONNULL(1) WARN_UNUSED;
@@ -104,8 +104,9 @@ uint16_t nbd_export_flags(const NbdExport *export, NbdHeaders headers) NONNULL(1
 /* nbd_conn_co_handshake - 1: an export was chosen; 0: the client left in order; or -errno */
 co_fn int nbd_conn_co_handshake(NbdConn *conn) NONNULL(1) WARN_UNUSED;
 
-/* nbd_conn_co_transmit - serve requests until the client, an error or the server ends it; no request
- * is in flight then. Returns 0 (the client left in order, or the server stops) or -errno. */
+/* nbd_conn_co_transmit - serve requests until the client, an error or the server ends it; no
+ * request is in flight then. Returns 0 (the client left in order, or the server stops) or
+ * -errno. */
 co_fn int nbd_conn_co_transmit(NbdConn *conn) NONNULL(1) WARN_UNUSED;
 
 /* nbd_request_check - can @req be carried out? 0 or -errno for the answer. */

@@ -1,9 +1,9 @@
 /*
  * nbd-server-request.c - one request: checked, carried out, answered
  *
- * Reads are answered with holes where the map of the disk has some. Looking at the map costs; so each
- * connection remembers one range that is known to be data, and reads in there do not look. What is
- * remembered may be wrong by now: then zeroes are sent as data, which is right as well.
+ * Reads are answered with holes where the map of the disk has some. Looking at the map costs; so
+ * each connection remembers one range that is known to be data, and reads in there do not look.
+ * What is remembered may be wrong by now: then zeroes are sent as data, which is right as well.
  */
 #include "block/nbd/nbd-server-int.h"
 

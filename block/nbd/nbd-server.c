@@ -1,9 +1,9 @@
 /*
  * nbd-server.c - exports, listeners, and which connections there are
  *
- * Stopping (nbd_server_co_stop()): listeners close; `stopping` is set; connections that are still in
- * the handshake are shut down; the others end by themselves when nothing is in flight on them any more
- * (nbd-server-conn.c). At the deadline all are shut down.
+ * Stopping (nbd_server_co_stop()): listeners close; `stopping` is set; connections that are still
+ * in the handshake are shut down; the others end by themselves when nothing is in flight on them
+ * any more (nbd-server-conn.c). At the deadline all are shut down.
  */
 #include "block/nbd/nbd-server-int.h"
 

@@ -2,12 +2,13 @@
  * NbdServer - serves BlockBackends to NBD clients over unix sockets and TCP, with or without TLS
  *
  * Layer:     block/nbd (may use block/, io/)
- * Threading: create, add, listen, start, stop and destroy in the main thread. A connection lives in one
- *            of the contexts that the server was given, which take turns; its requests run there,
- *            each as a coroutine, many at once.
- * Lifetime:  nbd_server_create() .. nbd_server_destroy(), which needs a server that was stopped. The
- *            backends are borrowed and stay until then.
- * Spec:      NetworkBlockDevice/nbd doc/proto.md (fixed newstyle), and its extension-ext-header branch
+ * Threading: create, add, listen, start, stop and destroy in the main thread. A connection lives in
+ *            one of the contexts that the server was given, which take turns; its requests run
+ *            there, each as a coroutine, many at once.
+ * Lifetime:  nbd_server_create() .. nbd_server_destroy(), which needs a server that was stopped.
+ *            The backends are borrowed and stay until then.
+ * Spec:      NetworkBlockDevice/nbd doc/proto.md (fixed newstyle), and its extension-ext-header
+ *            branch
  *
  * What a client can take, whatever it sends: a connection's place, for handshake_ns until it has
  * chosen an export; requests_max requests at once with memory_bytes of data, and
@@ -87,8 +88,8 @@ co_fn void nbd_server_co_serve(NbdServer *server, Channel *ch) NONNULL(1, 2);
 /*
  * nbd_server_co_stop - accept no more; finish what has been received, answer what still comes with
  * ESHUTDOWN, then close each connection
- * @deadline_ns  of aio_now_ns(), -1 = none: then connections are closed though their clients have not
- *               taken all answers. Requests to the storage are waited for in any case.
+ * @deadline_ns  of aio_now_ns(), -1 = none: then connections are closed though their clients have
+ *               not taken all answers. Requests to the storage are waited for in any case.
  * Returns 0, or -ETIMEDOUT when the deadline has passed. Context: coroutine, main; once.
  */
 main_fn co_fn int nbd_server_co_stop(NbdServer *server, int64_t deadline_ns) NONNULL(1);

@@ -43,11 +43,13 @@ typedef struct NbdUri {
 
 /* nbd_uri_is_uri - whether @text begins with a scheme of these */
 bool nbd_uri_is_uri(const char *text) NONNULL(1);
-/* nbd_uri_parse - Errors: -EINVAL, -ENAMETOOLONG, -ENOMEM; the message names what is wrong and @what.
+/* nbd_uri_parse - Errors: -EINVAL, -ENAMETOOLONG, -ENOMEM; the message names what is wrong and
+ * @what.
  * @uri is then empty and needs no finish. */
 int nbd_uri_parse(const char *what, const char *text, NbdUri *ret_uri, Error *err)
     NONNULL(1, 2, 3) WARN_UNUSED;
-/* nbd_uri_from_opts - take the keys above (and path=URI) out of @opts; others are left. As above. */
+/* nbd_uri_from_opts - take the keys above (and path=URI) out of @opts; others are left. As
+ * above. */
 int nbd_uri_from_opts(Opts *opts, NbdUri *ret_uri, Error *err) NONNULL(1, 2) WARN_UNUSED;
 void nbd_uri_finish(NbdUri *uri);
 

@@ -1,16 +1,19 @@
 /*
  * nbd.c - a disk that an NBD server has
  *
- * driver=nbd, with uri=URI or host=, port=, socket=, export=, tls=on, tls-...= (nbd-uri.h); path=URI
- * alone chooses this driver, too. connections=N, reconnect-delay=S, open-timeout=S, drain-timeout=S.
+ * driver=nbd, with uri=URI or host=, port=, socket=, export=, tls=on, tls-...= (nbd-uri.h);
+ * path=URI alone chooses this driver, too. connections=N, reconnect-delay=S, open-timeout=S,
+ * drain-timeout=S.
  *
- * Limits. Requests are multiples of the server's minimum block size and no longer than its payload may
- * be; block-io.c splits and bounces accordingly. What changes or tells of ranges without carrying them
- * is limited by the protocol's 32 bits alone, and not even by these with extended headers.
+ * Limits. Requests are multiples of the server's minimum block size and no longer than its payload
+ * may be; block-io.c splits and bounces accordingly. What changes or tells of ranges without
+ * carrying them is limited by the protocol's 32 bits alone, and not even by these with extended
+ * headers.
  *
- * Length. A disk has sectors of 512 bytes. When the export ends in the middle of one, that sector reads as
- * zeroes behind the end; there only zeroes can be written, anything else is -ENOSPC. A tail that is
- * shorter than the server's minimum block size cannot be addressed by any request and is left out.
+ * Length. A disk has sectors of 512 bytes. When the export ends in the middle of one, that sector
+ * reads as zeroes behind the end; there only zeroes can be written, anything else is -ENOSPC. A
+ * tail that is shorter than the server's minimum block size cannot be addressed by any request and
+ * is left out.
  *
  * Drained sections wait for the requests in flight. Those that wait for a connection end by
  * reconnect-delay; when the server stays connected, but has said nothing for drain-timeout seconds,

@@ -1,6 +1,6 @@
 /*
- * pass-driver.h - a filter for tests: passes requests on, counts them, holds them back on demand, and
- * does things by itself
+ * pass-driver.h - a filter for tests: passes requests on, counts them, holds them back on demand,
+ * and does things by itself
  *
  * Layer:     block/tests
  * Threading: requests from any context; the rest in the main thread.

@@ -1,10 +1,11 @@
 /*
  * test-block-faults.c - each step that can fail is made to fail, one after the other
  *
- * The code under test is compiled with its allocations led here (fault-names.h), and the linker leads
- * the system calls of file.c here, too. A step is run with its first fallible call failing, then the
- * second, and so on, until a run meets no failing call any more. Each time it must either succeed all
- * the same or say why not; nothing may be left: no memory, no descriptor, no node, no drained section.
+ * The code under test is compiled with its allocations led here (fault-names.h), and the linker
+ * leads the system calls of file.c here, too. A step is run with its first fallible call failing,
+ * then the second, and so on, until a run meets no failing call any more. Each time it must either
+ * succeed all the same or say why not; nothing may be left: no memory, no descriptor, no node, no
+ * drained section.
  */
 #include <dirent.h>
 #include <errno.h>

@@ -1046,7 +1046,8 @@ TEST(file, a_device_that_becomes_smaller_gives_errors_and_nothing_else)
     place_finish(&p);
 }
 
-/* A file system whose O_DIRECT needs 4096: ext4 on such a device, mounted for this process alone. */
+/* A file system whose O_DIRECT needs 4096: ext4 on such a device, mounted for this process
+ * alone. */
 static bool mount_ext4(const char *device, const char *dir)
 {
     pid_t pid = fork();

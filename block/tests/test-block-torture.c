@@ -3,11 +3,12 @@
  *
  *     disk.blk --> [filters that come and go] --> disk.node <-- readers that come and go
  *
- * Each worker is a coroutine with a part of the disk for itself and a copy of what it holds. It writes,
- * zeroes, flushes and reads at random, as coroutine requests or with callbacks, and compares. The main
- * thread meanwhile does a fixed number of random things to the graph. A request that is lost ends in a
- * timeout, one that is doubled or goes astray in wrong data, one that runs where it must not in a
- * violation that mem-driver or a filter counts, or in a report of the sanitizer.
+ * Each worker is a coroutine with a part of the disk for itself and a copy of what it holds. It
+ * writes, zeroes, flushes and reads at random, as coroutine requests or with callbacks, and
+ * compares. The main thread meanwhile does a fixed number of random things to the graph. A request
+ * that is lost ends in a timeout, one that is doubled or goes astray in wrong data, one that runs
+ * where it must not in a violation that mem-driver or a filter counts, or in a report of the
+ * sanitizer.
  */
 #include <sched.h>
 #include <string.h>

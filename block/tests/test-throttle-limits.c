@@ -32,8 +32,8 @@ static ThrottleLimits limits_of(const char *text)
     return limits;
 }
 
-/* Requests as early as they may go, from @*now_ns up to @end_ns; how many. The caller looks only every
- * @late_ns. */
+/* Requests as early as they may go, from @*now_ns up to @end_ns; how many. The caller looks only
+ * every @late_ns. */
 static uint64_t run_until(ThrottleLimits *limits, ThrottleDir dir, uint64_t len_bytes,
                           int64_t *now_ns, int64_t end_ns, int64_t late_ns)
 {

@@ -1,8 +1,8 @@
 /*
  * tsa-graph.c - what clang's thread safety analysis says of the graph lock
  *
- * Only compiled, with -verify: the compiler fails the test unless it gives exactly the errors that the
- * comments below expect.
+ * Only compiled, with -verify: the compiler fails the test unless it gives exactly the errors that
+ * the comments below expect.
  */
 #include "block/block-backend-int.h"
 

@@ -1,6 +1,6 @@
 /*
- * fake-platform.h - a machine without KVM: two buses, a main context, and a recorder of what devices
- * ask for
+ * fake-platform.h - a machine without KVM: two buses, a main context, and a recorder of what
+ * devices ask for
  *
  * Layer:     devices/tests
  * Threading: the ops may be called from any thread; everything else from the test's main thread,

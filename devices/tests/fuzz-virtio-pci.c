@@ -1,10 +1,10 @@
 /*
  * fuzz-virtio-pci.c - a guest that does anything to a virtio-pci function and its neighbours
  *
- * The input is a list of actions, 12 bytes each: what, length, place (32 bits), value (48 bits). The
- * actions are port accesses, configuration space, BARs (common structure first, so that mutation
- * finds it), ring memory, honest set-up steps and kicks. Whatever it does, afterwards the device
- * must reset and serve an honest request.
+ * The input is a list of actions, 12 bytes each: what, length, place (32 bits), value (48 bits).
+ * The actions are port accesses, configuration space, BARs (common structure first, so that
+ * mutation finds it), ring memory, honest set-up steps and kicks. Whatever it does, afterwards the
+ * device must reset and serve an honest request.
  *
  * With libFuzzer:
  *     clang -fsanitize=fuzzer,address,undefined -g -D_GNU_SOURCE -I. -o fuzz-virtio-pci \

@@ -985,8 +985,8 @@ static void *isr_thread(void *opaque)
     return NULL;
 }
 
-/* If a read of the ISR came between the two halves of a notification, the bit would stay set with the
- * line down, and the guest would wait for ever. */
+/* If a read of the ISR came between the two halves of a notification, the bit would stay set with
+ * the line down, and the guest would wait for ever. */
 TEST(virtio_pci, no_interrupt_is_lost_between_a_notification_and_an_isr_read)
 {
     World world;

@@ -7,11 +7,12 @@
  * aio_notify() brings the next pass.
  *
  * Invariants:
- *   (1) Who puts a coroutine into a queue has claimed it with co_mark_scheduled() first, so it is in
- *       at most one; a second claim is a bug and aborts there.
+ *   (1) Who puts a coroutine into a queue has claimed it with co_mark_scheduled() first, so it is
+ *       in at most one; a second claim is a bug and aborts there.
  *   (2) The claimant's writes are seen by the coroutine. [push pairs with co_run()]
  *   (3) A coroutine that moves is put into the other context's queue only after it has left its own
- *       stack [co_yield_then]; waking needs no such care, because its home is the thread it runs in.
+ *       stack [co_yield_then]; waking needs no such care, because its home is the thread it runs
+ *       in.
  *   (4) Its home changes in the thread that is about to enter it, after the claim was cleared.
  */
 #include "io/aio/aio-int.h"

@@ -5,7 +5,8 @@
  * Threading: every co_ function may be called from any context; the request goes through the
  *            calling coroutine's current context and wakes it there. An AioFile may be used by many
  *            contexts at once. Opening and closing happen in the main thread.
- * Lifetime:  aio_file_init() borrows the descriptor; aio_file_finish() when no request is in flight.
+ * Lifetime:  aio_file_init() borrows the descriptor; aio_file_finish() when no request is in
+ *            flight.
  *
  * In a context on epoll a request is a call in a worker thread (aio-worker.h), and neither fixed
  * files nor fixed buffers mean anything. On io_uring:

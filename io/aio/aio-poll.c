@@ -16,14 +16,14 @@
  *   (3) A window is at most max_ns and ends early for a timer.
  *
  * Learning. A source is what may end a wait: a handler, the requests in flight (all together) or
- * aio_notify(). Each has a window of its own and keeps a mean of the waits that it ended, the latest
- * of which counts for 1/2^weight; the loop polls as long as the longest window of those that can end
- * this wait. So a slow source neither closes nor keeps open the window of a fast one.
+ * aio_notify(). Each has a window of its own and keeps a mean of the waits that it ended, the
+ * latest of which counts for 1/2^weight; the loop polls as long as the longest window of those that
+ * can end this wait. So a slow source neither closes nor keeps open the window of a fast one.
  *   - While the mean is at most max_ns, a wait that outlasted the window makes the window grow by a
  *     factor; once the mean is longer, no window could cover it and the window shrinks.
- *   - After a sleep nobody knows when the source had become ready, only that it was after the window
- *     and before now: falling asleep and waking up take a share, which may be the larger part. The
- *     middle is taken for the moment.
+ *   - After a sleep nobody knows when the source had become ready, only that it was after the
+ *     window and before now: falling asleep and waking up take a share, which may be the larger
+ *     part. The middle is taken for the moment.
  *   - A source that others have outrun in MISSED_MAX sleeps shrinks too: it has gone quiet.
  */
 #include "io/aio/aio-int.h"

@@ -4,10 +4,11 @@
  * All that a pass has to tell the kernel goes into the submission queue and out with one
  * io_uring_enter, which also sleeps when there is nothing else to do. With DEFER_TASKRUN the kernel
  * completes requests only when this thread enters it; it raises IORING_SQ_TASKRUN in the flag word
- * when it wants to be entered, so that a polling loop need not ask. The kernel queues its work first
- * and raises the flag second; when we have done the work in between, the flag stays up with nothing
- * behind it until more work comes. So a flag that is up right after io_uring_enter counts for
- * nothing: if there is new work behind it, the next call, at the latest the one that sleeps, does it.
+ * when it wants to be entered, so that a polling loop need not ask. The kernel queues its work
+ * first and raises the flag second; when we have done the work in between, the flag stays up with
+ * nothing behind it until more work comes. So a flag that is up right after io_uring_enter counts
+ * for nothing: if there is new work behind it, the next call, at the latest the one that sleeps,
+ * does it.
  *
  * Handlers are watched with one-shot polls: multishot ones report edges, and a handler that leaves
  * data behind would wait for ever. When one completes, the handler is put down for arming again

@@ -273,8 +273,8 @@ void aio_co_schedule(AioContext *ctx, Coroutine *co) NONNULL(1, 2);
 void aio_co_enter(AioContext *ctx, Coroutine *co) NONNULL(1, 2);
 /* aio_co_reschedule_self - go on in @ctx (at once when already there). */
 co_fn void aio_co_reschedule_self(AioContext *ctx) NONNULL(1);
-/* aio_co_sleep_ns - yield for that long in the current context. Nobody wakes the coroutine meanwhile
- * (that aborts): a sleep that may end early is a CoSleep, co-sleep.h. */
+/* aio_co_sleep_ns - yield for that long in the current context. Nobody wakes the coroutine
+ * meanwhile (that aborts): a sleep that may end early is a CoSleep, co-sleep.h. */
 co_fn void aio_co_sleep_ns(int64_t duration_ns);
 
 /* --- statistics --- */

@@ -7,8 +7,9 @@
  *
  * Syntax: pairs are separated by commas; a doubled comma inside a value stands for one comma; the
  * first item may be a bare value, which then gets the implied key the caller names. A dot in a key
- * puts it into a group: "file.path" is "path" in the list of "file". A key given twice is an error. Every consumer asks for the keys it knows; opts_check_all_used() then refuses
- * what nobody asked for and names the nearest known key, so that a typing error is never ignored.
+ * puts it into a group: "file.path" is "path" in the list of "file". A key given twice is an error.
+ * Every consumer asks for the keys it knows; opts_check_all_used() then refuses what nobody asked
+ * for and names the nearest known key, so that a typing error is never ignored.
  */
 #ifndef IO_BASE_OPTS_H
 #define IO_BASE_OPTS_H
@@ -43,7 +44,8 @@ void opts_finish(Opts *opts);
 /* opts_add - one more item, both parts copied. Errors: -EINVAL given twice, or too many; -ENOMEM */
 int opts_add(Opts *opts, const char *key, const char *value, Error *err) NONNULL(1, 2, 3) WARN_UNUSED;
 /*
- * opts_take_group - the items GROUP.key=value as a list of their own with key=value; marks them used
+ * opts_take_group - the items GROUP.key=value as a list of their own with key=value; marks them
+ * used
  * @what  of the new list; borrowed
  * Errors: -ENOMEM; @ret_group is then empty and needs no finish.
  */

@@ -5,9 +5,10 @@
  * Threading: each test runs in a process of its own (fork), so threads and leaks stay apart.
  *
  * A test program is a file of TEST()s and a closing TEST_MAIN(). It prints TAP version 13 with a
- * plan. Tests run in the main thread. A failed EXPECT prints both values and goes on; a failed ASSERT ends that test with abort()
- * (never longjmp, which would be wrong on a coroutine's stack). A test that outlives its time
- * (30 s, or TEST_TIMEOUT_S in the environment) is killed and fails. TEST_SKIP ends it as skipped.
+ * plan. Tests run in the main thread. A failed EXPECT prints both values and goes on; a failed
+ * ASSERT ends that test with abort() (never longjmp, which would be wrong on a coroutine's stack).
+ * A test that outlives its time (30 s, or TEST_TIMEOUT_S in the environment) is killed and fails.
+ * TEST_SKIP ends it as skipped.
  *
  *     TEST(vring, chain_longer_than_queue_marks_device_broken)
  *     {

@@ -17,11 +17,12 @@
 
 /* thread_is_main - the process began with this thread */
 bool thread_is_main(void);
-/* assert_main - abort in another thread; the analysis takes it from here that this is the main one */
+/* assert_main - abort in another thread; the analysis takes it from here that this is the main
+ * one */
 void assert_main(void) TSA(assert_capability(tsa_role_main));
 
-/* thread_use_main_cpus - run where the main thread may, not where the creator of this thread may: for
- * threads that are started by one that is bound to CPUs, but work for all */
+/* thread_use_main_cpus - run where the main thread may, not where the creator of this thread may:
+ * for threads that are started by one that is bound to CPUs, but work for all */
 void thread_use_main_cpus(void);
 
 /* thread_set_name - what `top -H` shows; the first 15 bytes are kept */

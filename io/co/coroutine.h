@@ -112,7 +112,8 @@ void co_pool_drain(void);
  * microseconds. Context: @co itself, or whoever may enter it.
  */
 size_t co_stack_use_bytes(const Coroutine *co) NONNULL(1);
-/* co_max_stack_use_bytes - the deepest of all stacks unmapped so far (co_pool_drain()); any thread */
+/* co_max_stack_use_bytes - the deepest of all stacks unmapped so far (co_pool_drain()); any
+ * thread */
 size_t co_max_stack_use_bytes(void);
 
 typedef struct CoroutineStats {

@@ -15,7 +15,8 @@
 
 typedef int FuzzTarget(const uint8_t *data, size_t len_bytes);
 
-/* fuzz_replay_corpus - run @target on each file in @path; fails the test when there are few files */
+/* fuzz_replay_corpus - run @target on each file in @path; fails the test when there are few
+ * files */
 void fuzz_replay_corpus(FuzzTarget *target, const char *path) NONNULL(1, 2);
 
 /*

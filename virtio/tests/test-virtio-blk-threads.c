@@ -1,9 +1,9 @@
 /*
  * test-virtio-blk-threads.c - four queues, each with its own IOThread and its own driver thread
  *
- * Each driver keeps a model of its quarter of the disk. It writes and reads at random, up to a depth,
- * never two requests on the same blocks at once, and compares what comes back. Some lives of the
- * device end while the drivers are at it.
+ * Each driver keeps a model of its quarter of the disk. It writes and reads at random, up to a
+ * depth, never two requests on the same blocks at once, and compares what comes back. Some lives of
+ * the device end while the drivers are at it.
  */
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -316,7 +316,8 @@ static void queues_reset_at_work(void)
     }
 }
 
-/* A queue goes to another thread again and again, two meet in one, and the drivers do not notice. */
+/* A queue goes to another thread again and again, two meet in one, and the drivers do not
+ * notice. */
 static void queues_move_at_work(void)
 {
     unsigned moves = 0;

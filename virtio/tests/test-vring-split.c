@@ -853,7 +853,8 @@ TEST(vring_split, a_chain_of_too_many_pieces_breaks_the_queue)
     end();
 }
 
-/* Rewrites descriptor 0 all the time. Each of the two is good; half and half may end beyond memory. */
+/* Rewrites descriptor 0 all the time. Each of the two is good; half and half may end beyond
+ * memory. */
 static void *rewrite_thread(void *opaque)
 {
     volatile uint64_t *words = (volatile uint64_t *)ring.desc;

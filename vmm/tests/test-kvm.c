@@ -46,8 +46,8 @@ GUEST(guest_popcnt, "movl $0x12345678, %ebx\n popcnt %eax, %eax\n" POWER_OFF);
 GUEST(guest_runs_away, "movl $0x12345678, %ebx\n movl $0xd0000000, %eax\n jmp *%eax\n");
 
 /* Starts all other vCPUs at 0x8000 in real mode, where each adds itself to the count at 0x9000;
- * goes on when there are as many as %ebp says, whose value the test puts in. Panics where CPUID says
- * another number. */
+ * goes on when there are as many as %ebp says, whose value the test puts in. Panics where CPUID
+ * says another number. */
 GUEST(guest_start_all,
       "movl $0, %ebp\n"
       "movl $1, %eax\n cpuid\n shrl $16, %ebx\n decl %ebx\n subl %ebp, %ebx\n"

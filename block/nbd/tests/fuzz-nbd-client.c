@@ -1,8 +1,8 @@
 /*
  * fuzz-nbd-client.c - a server that sends anything
  *
- * The input is what the server sends from the first byte on, whatever the client says, and then ends.
- * Cookies are predictable, so that inputs get through the handshake and answer requests.
+ * The input is what the server sends from the first byte on, whatever the client says, and then
+ * ends. Cookies are predictable, so that inputs get through the handshake and answer requests.
  * What has to hold: the disk is opened or not, and each request ends.
  *
  * With libFuzzer:

@@ -7,15 +7,16 @@
  *         BUILD/io/libpenstock-io.a -luring -lgnutls -lpthread
  *     ./fuzz-nbd-server -max_len=4096 block/nbd/tests/corpus-nbd-server
  *
- * The first byte of the input says how: bit 0 the client begins after a good handshake (bits 1 and 2:
- * with which headers), bit 3 the channel carries 3 bytes at a time, bit 4 the export is read-only. With
- * FUZZ_CORPUS_DIR defined it is an ordinary test: it replays that corpus, every file as it is, cut off
- * at each length, and with each byte changed in two ways.
+ * The first byte of the input says how: bit 0 the client begins after a good handshake (bits 1 and
+ * 2: with which headers), bit 3 the channel carries 3 bytes at a time, bit 4 the export is
+ * read-only. With FUZZ_CORPUS_DIR defined it is an ordinary test: it replays that corpus, every
+ * file as it is, cut off at each length, and with each byte changed in two ways.
  *
  * What has to hold, whatever the input:
  * 1. The connection ends once the client has no more to say, without help: nothing waits for ever.
  * 2. No more memory is held for it than the server's bound (AddressSanitizer sees the rest).
- * 3. What is answered is a greeting, options' replies and replies to requests, as long as the server
+ * 3. What is answered is a greeting, options' replies and replies to requests, as long as the
+ * server
  *    has something to say: the server's bytes parse.
  */
 #include <dirent.h>

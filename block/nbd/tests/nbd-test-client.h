@@ -38,7 +38,8 @@ typedef struct BenchConfig {
 main_fn void bench_init(Bench *bench, const BenchConfig *config);
 /* Every connection has ended, or will at once as its client has. */
 main_fn void bench_finish(Bench *bench);
-/* Run the main context until no connection is left; mem requests that are parked have been let go. */
+/* Run the main context until no connection is left; mem requests that are parked have been let
+ * go. */
 main_fn void bench_wait_idle(Bench *bench);
 main_fn void bench_wait_connections(Bench *bench, unsigned nb);
 /* Has that been logged about a client (NULL: anything)? The program is linked with

@@ -15,8 +15,8 @@ const char *test_dir(void);
 /* Text into a buffer that lasts as long as the test. */
 const char *test_text(const char *fmt, ...) PRINTF(1, 2);
 
-/* Start a program, which dies with the test; skips the test when there is none. @argv[0] is looked for in
- * PATH. */
+/* Start a program, which dies with the test; skips the test when there is none. @argv[0] is looked
+ * for in PATH. */
 pid_t peer_start(const char *const *argv);
 #define PEER_START(...) peer_start((const char *const[]){ __VA_ARGS__, NULL })
 /* SIGKILL, and wait for its end. */
@@ -27,8 +27,8 @@ BlockBackend *disk_open(const char *fmt, ...) PRINTF(1, 2);
 int disk_try(const char *text, Error *err);
 
 /*
- * Verified load: in each context `depth` coroutines, each with a part of the disk of its own, of which it
- * knows what each block must hold. Started, waited for.
+ * Verified load: in each context `depth` coroutines, each with a part of the disk of its own, of
+ * which it knows what each block must hold. Started, waited for.
  */
 typedef struct Load {
     BlockBackend *blk;

@@ -1,10 +1,10 @@
 /*
  * test-nbd-hostile.c - the client against servers that do what the protocol forbids, one thing each
  *
- * The server is a coroutine of the test's own behind a real unix socket. It greets and negotiates as told,
- * then answers the first request it gets with what the test has put together, and all later requests
- * properly. The reaction is always: the connection is closed, that request fails with -EIO or,
- * with reconnect-delay, is sent again; and the next request works.
+ * The server is a coroutine of the test's own behind a real unix socket. It greets and negotiates
+ * as told, then answers the first request it gets with what the test has put together, and all
+ * later requests properly. The reaction is always: the connection is closed, that request fails
+ * with -EIO or, with reconnect-delay, is sent again; and the next request works.
  */
 #include "block/nbd/nbd-proto.h"
 #include "block/nbd/tests/nbd-test.h"
@@ -320,8 +320,8 @@ static int run(BlockBackend *blk, RequestKind kind)
     return kind == REQ_STATUS && ret > 0 ? 0 : ret;
 }
 
-/* The request that is answered so fails and costs the connection; the next one works over a new one.
- * With reconnect-delay it does not even fail. */
+/* The request that is answered so fails and costs the connection; the next one works over a new
+ * one. With reconnect-delay it does not even fail. */
 static main_fn void expect_closed(NbdHeaders headers, HostileFn *hostile, RequestKind kind)
 {
     AioContext *main = server_start(headers, hostile);

@@ -862,7 +862,8 @@ TEST(nbd_server, stopping_ends_handshakes)
     leave(&bench, fd);
 }
 
-/* While requests come without a pause: each is answered, with success or ESHUTDOWN, in that order. */
+/* While requests come without a pause: each is answered, with success or ESHUTDOWN, in that
+ * order. */
 TEST(nbd_server, stopping_under_load_answers_what_it_has_taken)
 {
     Bench bench;

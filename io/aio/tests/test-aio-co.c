@@ -104,7 +104,8 @@ TEST(aio_co, scheduled_ones_run_in_order)
     aio_context_destroy(ctx);
 }
 
-/* A thread that stopped in the middle of its aio_co_schedule() holds up what it must, not the home. */
+/* A thread that stopped in the middle of its aio_co_schedule() holds up what it must, not the
+ * home. */
 TEST(aio_co, pass_goes_on_and_may_sleep_while_somebody_is_about_to_schedule)
 {
     AioContext *ctx = test_context(NULL);
@@ -228,7 +229,8 @@ TEST(aio_co, enter_elsewhere_schedules_there)
     aio_context_destroy(ctx);
 }
 
-/* Wakes from another thread race with the yield of the coroutine; none may be lost or come twice. */
+/* Wakes from another thread race with the yield of the coroutine; none may be lost or come
+ * twice. */
 #define WAKES 20000
 
 typedef struct Racer {
