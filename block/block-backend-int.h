@@ -69,9 +69,9 @@ co_fn GRAPH_RD int blk_co_do_pwritev(BlockBackend *blk, uint64_t offset_bytes, u
                             const struct iovec *iov, int niov, BlkFlags flags);
 co_fn GRAPH_RD int blk_co_do_flush(BlockBackend *blk);
 co_fn GRAPH_RD int blk_co_do_pdiscard(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes);
-co_fn GRAPH_RD int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
-                                  BlkFlags flags);
-co_fn GRAPH_RD int blk_co_do_block_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
-                                 uint64_t *ret_len_bytes);
+co_fn GRAPH_RD int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes,
+                                           uint64_t len_bytes, BlkFlags flags);
+co_fn GRAPH_RD int blk_co_do_block_status(BlockBackend *blk, uint64_t offset_bytes,
+                                          uint64_t len_bytes, uint64_t *ret_len_bytes);
 
 #endif

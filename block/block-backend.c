@@ -393,8 +393,8 @@ co_fn GRAPH_RD int blk_co_do_pdiscard(BlockBackend *blk, uint64_t offset_bytes, 
     return ret == 0 ? bdrv_co_pdiscard(blk->root.node, offset_bytes, len_bytes) : ret;
 }
 
-co_fn GRAPH_RD int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
-                                  BlkFlags flags)
+co_fn GRAPH_RD int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes,
+                                           uint64_t len_bytes, BlkFlags flags)
 {
     int ret = check_write(blk, offset_bytes, len_bytes);
 
@@ -407,8 +407,8 @@ co_fn GRAPH_RD int blk_co_do_pwrite_zeroes(BlockBackend *blk, uint64_t offset_by
     return ret;
 }
 
-co_fn GRAPH_RD int blk_co_do_block_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
-                                 uint64_t *ret_len_bytes)
+co_fn GRAPH_RD int blk_co_do_block_status(BlockBackend *blk, uint64_t offset_bytes,
+                                          uint64_t len_bytes, uint64_t *ret_len_bytes)
 {
     int ret = check_range(blk, offset_bytes, len_bytes);
 

@@ -191,7 +191,8 @@ co_fn GRAPH_RD int bdrv_co_preadv(BlockNode *node, uint64_t offset_bytes, uint64
 co_fn GRAPH_RD int bdrv_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                           const struct iovec *iov, int niov, BlkFlags flags) WARN_UNUSED;
 co_fn GRAPH_RD int bdrv_co_flush(BlockNode *node) WARN_UNUSED;
-co_fn GRAPH_RD int bdrv_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes) WARN_UNUSED;
+co_fn GRAPH_RD int bdrv_co_pdiscard(BlockNode *node, uint64_t offset_bytes,
+                                    uint64_t len_bytes) WARN_UNUSED;
 co_fn GRAPH_RD int bdrv_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                 BlkFlags flags) WARN_UNUSED;
 /* As the driver's, with a range that is not empty. */
@@ -208,9 +209,10 @@ co_fn GRAPH_RD int bdrv_pass_co_preadv(BlockNode *node, uint64_t offset_bytes, u
 co_fn GRAPH_RD int bdrv_pass_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                const struct iovec *iov, int niov, BlkFlags flags);
 co_fn GRAPH_RD int bdrv_pass_co_flush(BlockNode *node);
-co_fn GRAPH_RD int bdrv_pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes);
-co_fn GRAPH_RD int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                                     BlkFlags flags);
+co_fn GRAPH_RD int bdrv_pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes,
+                                         uint64_t len_bytes);
+co_fn GRAPH_RD int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes,
+                                              uint64_t len_bytes, BlkFlags flags);
 
 extern const BlockDriver bdrv_faulty;
 extern const BlockDriver bdrv_file;

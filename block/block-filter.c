@@ -31,8 +31,8 @@ co_fn GRAPH_RD int bdrv_pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes,
     return bdrv_co_pdiscard(bdrv_filtered(node), offset_bytes, len_bytes);
 }
 
-co_fn GRAPH_RD int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                                     BlkFlags flags)
+co_fn GRAPH_RD int bdrv_pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes,
+                                              uint64_t len_bytes, BlkFlags flags)
 {
     return bdrv_co_pwrite_zeroes(bdrv_filtered(node), offset_bytes, len_bytes, flags);
 }

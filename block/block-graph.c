@@ -134,7 +134,8 @@ static bool is_new(const BdrvChild *edge, BlkPerm perm)
 }
 
 /* @user needs @perm, which @other does not share. Which of them is new? */
-static GRAPH_RD int conflict(const BdrvChild *user, const BdrvChild *other, BlkPerm perm, Error *err)
+static GRAPH_RD int conflict(const BdrvChild *user, const BdrvChild *other, BlkPerm perm,
+                             Error *err)
 {
     const BlockNode *node = user->node;
     char user_text[DESCRIPTION_BYTES], other_text[DESCRIPTION_BYTES];

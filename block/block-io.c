@@ -365,7 +365,8 @@ static void tracker_leave(BlockNode *node, Entry *entry)
 }
 
 /* Last step of a write: make it stable when that was asked for and the driver has not done it. */
-static inline co_fn GRAPH_RD int finish_write(BlockNode *node, int ret, BlkFlags flags, BlkFlags honoured)
+static inline co_fn GRAPH_RD int finish_write(BlockNode *node, int ret, BlkFlags flags,
+                                              BlkFlags honoured)
 {
     if (unlikely((flags & ~honoured & BLK_FUA) != 0) && ret == 0) {
         return bdrv_co_flush(node);
@@ -373,8 +374,9 @@ static inline co_fn GRAPH_RD int finish_write(BlockNode *node, int ret, BlkFlags
     return ret;
 }
 
-static NOINLINE co_fn GRAPH_RD int write_long_way(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                                         const struct iovec *iov, int niov, BlkFlags flags)
+static NOINLINE co_fn GRAPH_RD int write_long_way(BlockNode *node, uint64_t offset_bytes,
+                                                  uint64_t len_bytes, const struct iovec *iov,
+                                                  int niov, BlkFlags flags)
 {
     Entry entry;
     int ret;

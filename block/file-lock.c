@@ -115,7 +115,8 @@ static void describe_holder(pid_t pid, char *text, size_t room)
              name[0] ? ")" : "");
 }
 
-static int refuse(int fd, const char *path, const struct flock *wanted, const char *what, Error *err)
+static int refuse(int fd, const char *path, const struct flock *wanted, const char *what,
+                  Error *err)
 {
     struct flock held = *wanted;
     bool known = fcntl(fd, F_OFD_GETLK, &held) == 0 && held.l_type != F_UNLCK;

@@ -463,8 +463,8 @@ static bool may_end_at(const BlockNode *node, uint64_t end_bytes)
 static int shrunk(const BlockNode *node, FileState *s)
 {
     if (!atomic_flag_test_and_set(&s->told_short)) {
-        log_warn("block", "'%s' has become shorter than the %" PRIu64 " bytes of the disk", node->name,
-                 atomic_load(&node->length_bytes));
+        log_warn("block", "'%s' has become shorter than the %" PRIu64 " bytes of the disk",
+                 node->name, atomic_load(&node->length_bytes));
     }
     return -EIO;
 }

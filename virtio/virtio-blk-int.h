@@ -58,7 +58,8 @@ void virtio_blk_req_entry(void *opaque);
 /* virtio_blk_req_refuse - push it with an I/O error, when there is no coroutine to be had */
 void virtio_blk_req_refuse(VqElem *elem) NONNULL(1);
 
-int virtio_blk_errors_init(VirtioBlk *vblk, unsigned nb_queues) NONNULL(1) WARN_UNUSED; /* -ENOMEM */
+int virtio_blk_errors_init(VirtioBlk *vblk, unsigned nb_queues)
+    NONNULL(1) WARN_UNUSED; /* -ENOMEM */
 void virtio_blk_errors_finish(VirtioBlk *vblk) NONNULL(1);
 /* virtio_blk_co_again - the storage has failed a request with @ret: true when it is to be made
  * again; false when *ret is its result. Home of the queue. */

@@ -395,7 +395,8 @@ static main_fn int run_bench(Bench *bench)
     if (measure(bench, &err) < 0) {
         status = tool_fail(&bench->tool, err.msg);
     } else {
-        status = bench->tool.signal_received ? MACHINE_EXIT_SIGNAL + bench->tool.signal_received : 0;
+        status =
+            bench->tool.signal_received ? MACHINE_EXIT_SIGNAL + bench->tool.signal_received : 0;
         if (bench->json) {
             print_json(bench);
         } else {

@@ -409,8 +409,8 @@ static void print_result(const Copy *copy)
     char length[TOOL_BYTES_TEXT], data[TOOL_BYTES_TEXT], rate[TOOL_BYTES_TEXT];
 
     if (copy->json) {
-        printf("{\"length_bytes\": %" PRIu64 ", \"data_bytes\": %" PRIu64 ", \"zero_bytes\": %" PRIu64
-               ", \"elapsed_s\": %.3f, \"bytes_per_s\": %.0f}\n",
+        printf("{\"length_bytes\": %" PRIu64 ", \"data_bytes\": %" PRIu64
+               ", \"zero_bytes\": %" PRIu64 ", \"elapsed_s\": %.3f, \"bytes_per_s\": %.0f}\n",
                copy->length_bytes, copy->data_bytes, copy->zero_bytes, seconds,
                (double)copy->length_bytes / seconds);
     } else {

@@ -191,7 +191,8 @@ void disks_reset(Machine *machine)
 static void say_failure(const Disk *disk, const char *what, int error)
 {
     if (error < 0) {
-        log_error("machine", "disk %s: a %s failed: %s; the guest is stopped; remedy it, then SIGCONT "
+        log_error("machine",
+                  "disk %s: a %s failed: %s; the guest is stopped; remedy it, then SIGCONT "
                   "(or Ctrl-A c) makes the guest go on, and the request again",
                   disk->id, what, error_strerror(error));
     }

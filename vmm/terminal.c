@@ -145,8 +145,9 @@ static void offer_pending(void)
 
 static void print_help(void)
 {
-    static const char help[] = "\r\nCtrl-A x quits, Ctrl-A c continues a guest that a disk error has stopped, "
-                               "Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h helps\r\n";
+    static const char help[] =
+        "\r\nCtrl-A x quits, Ctrl-A c continues a guest that a disk error has stopped, "
+        "Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h helps\r\n";
 
     terminal_write((const uint8_t *)help, sizeof(help) - 1);
 }

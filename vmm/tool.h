@@ -39,8 +39,8 @@ int tool_parse_disk(Tool *tool, Opts *opts, const char *what, const char *text, 
  * @writable  otherwise readonly=on is added where it is not there
  * Returns NULL with @err set; sets usage.
  */
-main_fn BlockBackend *tool_open_disk(Tool *tool, const char *id, Opts *opts, bool writable, Error *err)
-    NONNULL(1, 2, 3, 5) WARN_UNUSED;
+main_fn BlockBackend *tool_open_disk(Tool *tool, const char *id, Opts *opts, bool writable,
+                                     Error *err) NONNULL(1, 2, 3, 5) WARN_UNUSED;
 
 /* A string in quotes, escaped, to stdout. */
 void tool_put_json_string(const char *text) NONNULL(1);

@@ -172,8 +172,9 @@ static co_fn GRAPH_RD int pass_co_preadv(BlockNode *node, uint64_t offset_bytes,
     return bdrv_pass_co_preadv(node, offset_bytes, len_bytes, iov, niov, flags);
 }
 
-static co_fn GRAPH_RD int pass_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                                 const struct iovec *iov, int niov, BlkFlags flags)
+static co_fn GRAPH_RD int pass_co_pwritev(BlockNode *node, uint64_t offset_bytes,
+                                          uint64_t len_bytes, const struct iovec *iov, int niov,
+                                          BlkFlags flags)
 {
     pass(node);
     return bdrv_pass_co_pwritev(node, offset_bytes, len_bytes, iov, niov, flags);
@@ -185,14 +186,15 @@ static co_fn GRAPH_RD int pass_co_flush(BlockNode *node)
     return bdrv_pass_co_flush(node);
 }
 
-static co_fn GRAPH_RD int pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes)
+static co_fn GRAPH_RD int pass_co_pdiscard(BlockNode *node, uint64_t offset_bytes,
+                                           uint64_t len_bytes)
 {
     pass(node);
     return bdrv_pass_co_pdiscard(node, offset_bytes, len_bytes);
 }
 
-static co_fn GRAPH_RD int pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
-                                       BlkFlags flags)
+static co_fn GRAPH_RD int pass_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes,
+                                                uint64_t len_bytes, BlkFlags flags)
 {
     pass(node);
     return bdrv_pass_co_pwrite_zeroes(node, offset_bytes, len_bytes, flags);

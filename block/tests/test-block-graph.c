@@ -121,9 +121,8 @@ TEST(graph, wrong_options_are_refused_and_leave_nothing)
     expect_pass_refused("file=mem,cache=none", "--disk: cache: node 'mem' is open already");
     expect_pass_refused("file.size=1M",
                         "--disk: file: no image is named: path=FILE or driver=NAME expected");
-    expect_pass_refused(
-        "file.driver=nil",
-        "--disk: file: driver 'nil' does not exist; there are: file, nbd, null, throttle, faulty, log-writes");
+    expect_pass_refused("file.driver=nil", "--disk: file: driver 'nil' does not exist; there are: "
+                                           "file, nbd, null, throttle, faulty, log-writes");
     expect_pass_refused("file.driver=null,file.size=1M,file.latency=1",
                         "--disk: file: unknown key 'latency'; known are: driver, node-name, "
                         "readonly, cache, discard, size, latency-ns, read-zeroes");
@@ -173,7 +172,8 @@ TEST(graph, options_nest_as_deep_as_the_graph_may_be)
         char text[1024] = "", prefix[128] = "";
 
         for (unsigned i = 1; i < nb_nodes_wanted; i++) {
-            snprintf(text + strlen(text), sizeof(text) - strlen(text), "%sdriver=throttle,", prefix);
+            snprintf(text + strlen(text), sizeof(text) - strlen(text), "%sdriver=throttle,",
+                     prefix);
             strcat(prefix, "file.");
         }
         snprintf(text + strlen(text), sizeof(text) - strlen(text), "%sdriver=null,%ssize=1M",

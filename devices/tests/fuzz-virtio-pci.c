@@ -84,7 +84,8 @@ static void world_finish(World *world)
 
 static uint64_t bar_gpa(World *world, unsigned bar)
 {
-    return fake_read(&world->fake, ECAM + SLOT * 0x8000 + PCI_BASE_ADDRESS_0 + 4 * bar, 4) & ~0xfull;
+    return fake_read(&world->fake, ECAM + SLOT * 0x8000 + PCI_BASE_ADDRESS_0 + 4 * bar, 4) &
+           ~0xfull;
 }
 
 static void set_common(World *world, unsigned offset, unsigned len_bytes, uint64_t value)

@@ -42,7 +42,8 @@ int opts_parse(Opts *opts, const char *what, const char *text, const char *impli
 void opts_finish(Opts *opts);
 
 /* opts_add - one more item, both parts copied. Errors: -EINVAL given twice, or too many; -ENOMEM */
-int opts_add(Opts *opts, const char *key, const char *value, Error *err) NONNULL(1, 2, 3) WARN_UNUSED;
+int opts_add(Opts *opts, const char *key, const char *value, Error *err)
+    NONNULL(1, 2, 3) WARN_UNUSED;
 /*
  * opts_take_group - the items GROUP.key=value as a list of their own with key=value; marks them
  * used

@@ -65,8 +65,8 @@ TEST(opts, a_dotted_key_belongs_to_a_group)
     Opts opts, group, nested;
     Error err;
 
-    ASSERT_EQ(opts_parse(&opts, "--disk", "file.path=a.b=c,driver=x,file.file.size=4K,files=1,file=n",
-                         "path", NULL),
+    ASSERT_EQ(opts_parse(&opts, "--disk",
+                         "file.path=a.b=c,driver=x,file.file.size=4K,files=1,file=n", "path", NULL),
               0);
     ASSERT_EQ(opts_take_group(&opts, "file", "--disk: file", &group, NULL), 0);
     EXPECT_EQ(group.nb_opts, 2);
