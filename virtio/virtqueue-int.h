@@ -27,20 +27,20 @@ static inline void vq_store_load_barrier(void)
 
 /* --- ring format: split (vring-split.c) --- */
 
-/* vring_split_setup - find the ring of the configured addresses in guest memory; -EINVAL */
+/* vring_split_setup - find the ring of the configured addresses in guest memory, stand where base
+ * says; -EINVAL */
 int vring_split_setup(VirtQueue *vq, Error *err) NONNULL(1) WARN_UNUSED;
+VqBase vring_split_base(const VirtQueue *vq) NONNULL(1);
 /* vring_split_pop - fill @elem with the next chain: 1 done, 0 ring empty, -EPIPE queue now
  * broken */
 int vring_split_pop(VirtQueue *vq, VqElem *elem) NONNULL(1, 2) WARN_UNUSED;
-/* vring_split_push - fill the next used entry; the driver does not see it yet */
-void vring_split_push(VirtQueue *vq, uint16_t head, uint32_t written_bytes) NONNULL(1);
-/* vring_split_forget - @head is not in flight any more */
-void vring_split_forget(VirtQueue *vq, uint16_t head) NONNULL(1);
-/* vring_split_publish - let the driver see the used entries */
+/* vring_split_push - fill used entry number used_idx; the driver does not see it yet */
+void vring_split_push(VirtQueue *vq, const VqElem *elem, uint32_t written_bytes) NONNULL(1, 2);
+/* vring_split_publish - let the driver see the used entries up to used_idx */
 void vring_split_publish(VirtQueue *vq) NONNULL(1);
-/* vring_split_wants_signal - does the driver want an interrupt for what was published since the
- * last call? */
-bool vring_split_wants_signal(VirtQueue *vq) NONNULL(1);
+/* vring_split_wants_signal - does the driver want an interrupt for the used entries published from
+ * number @from to before number @to? */
+bool vring_split_wants_signal(VirtQueue *vq, uint16_t from, uint16_t to) NONNULL(1);
 bool vring_split_has_work(VirtQueue *vq) NONNULL(1);
 void vring_split_ask_kicks(VirtQueue *vq, bool on) NONNULL(1);
 

@@ -69,8 +69,23 @@ void vq_reset_config(VirtQueue *vq)
     vq->cfg_size = vq->max_size;
     vq->cfg_enabled = false;
     vq->cfg_desc_gpa = vq->cfg_avail_gpa = vq->cfg_used_gpa = 0;
+    vq->base = (VqBase){ 0 };
+    vq->base_given = false;
     vq->broken = false;
     vq->broken_told = false;
+}
+
+void vq_set_base(VirtQueue *vq, VqBase base)
+{
+    assert(!vq->started);
+    vq->base = base;
+    vq->base_given = true;
+}
+
+VqBase vq_base(const VirtQueue *vq)
+{
+    assert(!vq->started);
+    return vq->base;
 }
 
 static size_t iov_memory_bytes(const VirtQueue *vq)
@@ -129,6 +144,7 @@ co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err)
     if ((ret = vring_split_setup(vq, err)) < 0 || (ret = elems_create(vq, elem_bytes, err)) < 0) {
         return ret;
     }
+    vq->used_published = vq->used_signalled = vq->used_idx;
     vq->event_idx = vdev_has_feature(vq->vdev, VIRTIO_RING_F_EVENT_IDX);
     vq->indirect = vdev_has_feature(vq->vdev, VIRTIO_RING_F_INDIRECT_DESC);
     vq->notifications_on = true;
@@ -169,6 +185,7 @@ co_fn void vq_co_stop(VirtQueue *vq)
     become_idle(vq);
     vq->started = false;
     aio_co_reschedule_self(aio_main());
+    vq_set_base(vq, vring_split_base(vq));
     elems_destroy(vq);
 }
 
@@ -232,6 +249,7 @@ VqElem *vq_pop(VirtQueue *vq)
     }
     vq->free_elems = elem->next_free;
     elem->in_use = true;
+    vq->head_in_flight[elem->head] = 1;
     in_flight_set(vq, in_flight(vq) + 1);
     vq_count(&vq->stats.requests);
     return elem;
@@ -240,6 +258,7 @@ VqElem *vq_pop(VirtQueue *vq)
 static inline void elem_free(VirtQueue *vq, VqElem *elem)
 {
     elem->in_use = false;
+    vq->head_in_flight[elem->head] = 0;
     elem->next_free = vq->free_elems;
     vq->free_elems = elem;
     if (in_flight_set(vq, in_flight(vq) - 1) == 0 && unlikely(vq->idle_waiter)) {
@@ -247,13 +266,20 @@ static inline void elem_free(VirtQueue *vq, VqElem *elem)
     }
 }
 
+static void publish(VirtQueue *vq)
+{
+    vring_split_publish(vq);
+    vq->used_published = vq->used_idx;
+    vq_count(&vq->stats.batches);
+}
+
 void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes)
 {
     assert(elem->in_use);
-    vring_split_push(vq, elem->head, written_bytes);
+    vring_split_push(vq, elem, written_bytes);
+    vq->used_idx++;
     if ((uint16_t)(vq->used_idx - vq->used_published) >= VQ_PUBLISH_MAX) {
-        vring_split_publish(vq);
-        vq_count(&vq->stats.batches);
+        publish(vq);
     }
     if (!vq->flush.queued) {
         aio_defer(vq->ctx, &vq->flush);
@@ -264,22 +290,23 @@ void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes)
 void vq_detach(VirtQueue *vq, VqElem *elem)
 {
     assert(elem->in_use);
-    vring_split_forget(vq, elem->head);
     elem_free(vq, elem);
 }
 
 void vq_publish(VirtQueue *vq)
 {
     if (vq->used_idx != vq->used_published) {
-        vring_split_publish(vq);
-        vq_count(&vq->stats.batches);
+        publish(vq);
     }
 }
 
 void vq_flush(VirtQueue *vq)
 {
+    uint16_t from = vq->used_signalled;
+
     vq_publish(vq);
-    if (vq->used_published != vq->signalled_used && vring_split_wants_signal(vq)) {
+    vq->used_signalled = vq->used_published;
+    if (vq->used_published != from && vring_split_wants_signal(vq, from, vq->used_published)) {
         vq_interrupt(vq);
     }
 }

@@ -13,8 +13,8 @@
  * and not pushed at any time, which also bounds what a guest can make the device hold: a head that
  * the guest makes available twice while in flight breaks the queue.
  *
- * virtqueue.c: life cycle and elements. vring-split.c: the ring's format. virtio-notify.c:
- * doorbell, polling, interrupts.
+ * virtqueue.c: life cycle and elements. vring-split.c: the ring's format; vring-chain.h: what any
+ * format does with a descriptor. virtio-notify.c: doorbell, polling, interrupts.
  *
  * What the guest did wrong breaks the queue (vq_break): the reason is logged once, the device shows
  * NEEDS_RESET, the queue takes no further request until it has been reset; other queues go on.
@@ -51,6 +51,24 @@ typedef struct VqElem {
     struct iovec iov_inline[VQ_ELEM_IOV_INLINE];
 } CACHE_ALIGNED VqElem;
 
+/*
+ * Where a queue stands: what it takes next and what it uses next. Split: indices; the used one is
+ * not looked at when a queue starts, since the ring tells it.
+ */
+typedef struct VqBase {
+    uint16_t avail;
+    uint16_t used;
+} VqBase;
+
+/* The split ring (vring-split.c). Home; set up by main. */
+typedef struct VringSplit {
+    struct vring_desc *desc; /* guest memory, checked at start */
+    struct vring_avail *avail;
+    struct vring_used *used;
+    uint16_t last_avail; /* next available entry to take */
+    uint16_t avail_seen; /* avail->idx when last looked: fewer looks at the shared line */
+} VringSplit;
+
 /* How the queue interrupts its driver. The transport fills it. */
 typedef struct VqInterrupt {
     _Atomic int fd; /* an eventfd wired to the interrupt (irqfd, callfd); -1 = call notify() */
@@ -71,9 +89,6 @@ struct VirtQueue {
     struct VirtioDevice *vdev;
     AioContext *ctx; /* home; written by main, stopped, or by vq_co_move() */
     const GuestMemory *gm;
-    struct vring_desc *desc; /* guest memory, checked at start */
-    struct vring_avail *avail;
-    struct vring_used *used;
     uint16_t size; /* power of 2 */
     bool event_idx;
     bool indirect;
@@ -83,13 +98,12 @@ struct VirtQueue {
     _Atomic bool paused; /* nothing is popped; main: vdev_pause() */
 
     /* written on every request, by the home context only */
-    uint16_t last_avail CACHE_ALIGNED; /* next available entry to take */
-    uint16_t avail_seen;     /* avail->idx when last looked: fewer looks at the shared line */
-    uint16_t used_idx;       /* next used entry to fill */
-    uint16_t used_published; /* used->idx as the driver sees it */
-    uint16_t signalled_used; /* used index at the last interrupt decision */
+    VringSplit split CACHE_ALIGNED;
+    uint16_t used_idx;       /* elements used, and before the queue was started; wraps around */
+    uint16_t used_published; /* of these the driver sees */
+    uint16_t used_signalled; /* used_published at the last interrupt decision */
     bool notifications_on;
-    bool polling;       /* a polling window is open: notifications stay off */
+    bool polling;               /* a polling window is open: notifications stay off */
     _Atomic unsigned in_flight; /* popped, not yet pushed */
     VqElem *free_elems;
     uint8_t *head_in_flight;         /* a byte for each head */
@@ -100,6 +114,8 @@ struct VirtQueue {
 
     /* set up */
     unsigned index;
+    VqBase base; /* where it starts, where it stopped; main, stopped */
+    bool base_given;
     EventNotifier doorbell; /* ioeventfd or kickfd */
     bool doorbell_owned;    /* false: the fd came from a peer */
     bool doorbell_attached; /* the transport signals it; main */
@@ -127,6 +143,13 @@ int vq_init(VirtQueue *vq, struct VirtioDevice *vdev, unsigned index, uint16_t m
 void vq_finish(VirtQueue *vq);
 /* vq_reset_config - the registers as after a reset of the device. The queue is stopped. Main. */
 void vq_reset_config(VirtQueue *vq) NONNULL(1);
+
+/*
+ * vq_set_base - let a stopped queue start where another device left off, not as after a reset
+ * vq_base - where a stopped queue stands. Both until vq_reset_config(); main.
+ */
+void vq_set_base(VirtQueue *vq, VqBase base) NONNULL(1);
+VqBase vq_base(const VirtQueue *vq) NONNULL(1);
 
 /*
  * vq_co_start - check the ring the driver has set up, then attach the doorbell in the home context

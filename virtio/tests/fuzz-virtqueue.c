@@ -147,7 +147,7 @@ static void check_held(void)
 
         ASSERT_EQ(vq->in_flight, nb_out[q]);
         ASSERT_LE(vq->in_flight, vq->size);
-        ASSERT_LE((uint16_t)(vq->avail_seen - vq->last_avail), vq->size);
+        ASSERT_LE((uint16_t)(vq->split.avail_seen - vq->split.last_avail), vq->size);
     }
 }
 

@@ -304,6 +304,52 @@ TEST(vring_split, a_call_of_the_handler_is_bounded_and_the_rest_follows)
     end();
 }
 
+/* --- going on where another device left off --- */
+
+static void stop_entry(void *opaque)
+{
+    assert_in_coroutine();
+    vq_co_stop(opaque);
+}
+
+TEST(vring_split, a_queue_goes_on_from_a_given_base)
+{
+    uint32_t head, len;
+
+    configure();
+    ring.avail_idx = ring.used_seen = 65535;
+    ring.used->idx = htole16(65535);
+    ring_add(&ring, (RingBuf[]){ { buf_gpa, 8, true } }, 1);
+    ring_add(&ring, (RingBuf[]){ { buf_gpa, 9, true } }, 1);
+    ring_publish(&ring);
+    vq_set_base(ring.vq, (VqBase){ .avail = 65535 });
+    start();
+    EXPECT_EQ(dev.nb_popped, 2);
+    ASSERT_TRUE(ring_next_used(&ring, &head, &len));
+    EXPECT_EQ(len, 8);
+    ASSERT_TRUE(ring_next_used(&ring, &head, &len));
+    EXPECT_EQ(len, 9);
+    aio_co_run_sync(aio_main(), stop_entry, ring.vq);
+    EXPECT_EQ(vq_base(ring.vq).avail, 1);
+    EXPECT_EQ(vq_base(ring.vq).used, 1);
+    end();
+}
+
+TEST(vring_split, a_reset_forgets_the_base)
+{
+    configure();
+    vq_set_base(ring.vq, (VqBase){ .avail = 7 });
+    ring_finish(&ring);
+    ASSERT_TRUE(dev_negotiate(&dev.vdev, FEATURE(VIRTIO_F_VERSION_1)));
+    ring_init(&ring, &guest, &dev.vdev, 0, QUEUE_SIZE);
+    start();
+    ring_add(&ring, (RingBuf[]){ { buf_gpa, 8, true } }, 1);
+    publish_and_kick();
+    EXPECT_EQ(dev.nb_popped, 1);
+    EXPECT_EQ(ring_used_index(&ring), 1);
+    end();
+}
+
 /* --- sizes and places of the ring --- */
 
 static void expect_start_refused(void)
