@@ -6,15 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* --- guest memory --- */
 
 void guest_init(Guest *guest, uint64_t ram_bytes)
 {
-    void *ram = mmap(NULL, ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    assert(ram != MAP_FAILED);
-    guest->ram = ram;
+    guest->fd = memfd_create("guest", MFD_CLOEXEC);
+    assert(guest->fd >= 0 && ftruncate(guest->fd, (off_t)ram_bytes) == 0);
+    guest->ram = mmap(NULL, ram_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, guest->fd, 0);
+    assert(guest->ram != MAP_FAILED);
     guest->ram_bytes = ram_bytes;
     guest->next_gpa = GUEST_BASE_GPA;
     gm_init(&guest->gm);
@@ -27,6 +28,7 @@ void guest_finish(Guest *guest)
 {
     gm_finish(&guest->gm);
     munmap(guest->ram, guest->ram_bytes);
+    close(guest->fd);
 }
 
 void guest_rewind(Guest *guest)
@@ -234,7 +236,7 @@ void dev_settle(void)
 
 /* --- the ring --- */
 
-void ring_init(RingDriver *ring, Guest *guest, VirtioDevice *vdev, unsigned index, uint16_t size)
+void ring_place(RingDriver *ring, Guest *guest, uint16_t size, bool event_idx)
 {
     size_t desc_bytes = sizeof(struct vring_desc) * size;
     size_t avail_bytes = sizeof(struct vring_avail) + sizeof(uint16_t) * (size + 1u);
@@ -243,9 +245,6 @@ void ring_init(RingDriver *ring, Guest *guest, VirtioDevice *vdev, unsigned inde
 
     memset(ring, 0, sizeof(*ring));
     ring->guest = guest;
-    ring->vdev = vdev;
-    ring->vq = vdev_queue(vdev, index);
-    ring->index = index;
     ring->size = size;
     ring->desc_gpa = guest_alloc(guest, desc_bytes, 64);
     ring->avail_gpa = guest_alloc(guest, avail_bytes, 64);
@@ -256,13 +255,20 @@ void ring_init(RingDriver *ring, Guest *guest, VirtioDevice *vdev, unsigned inde
     memset(ring->desc, 0, desc_bytes);
     memset(ring->avail, 0, avail_bytes);
     memset(ring->used, 0, used_bytes);
-    ring->event_idx = vdev_has_feature(vdev, VIRTIO_RING_F_EVENT_IDX);
+    ring->event_idx = event_idx;
     ring->next_free = calloc(size, sizeof(*ring->next_free));
     for (unsigned i = 0; i < size; i++) {
         ring->next_free[i] = (uint16_t)(i + 1);
     }
     ring->nb_free = size;
+}
 
+void ring_init(RingDriver *ring, Guest *guest, VirtioDevice *vdev, unsigned index, uint16_t size)
+{
+    ring_place(ring, guest, size, vdev_has_feature(vdev, VIRTIO_RING_F_EVENT_IDX));
+    ring->vdev = vdev;
+    ring->vq = vdev_queue(vdev, index);
+    ring->index = index;
     vdev_queue_set_size(vdev, ring->vq, size);
     for (int high = 0; high <= 1; high++) {
         vdev_queue_set_address(vdev, ring->vq, VQ_RING_DESC, high,

@@ -24,6 +24,7 @@
 #define GUEST_BASE_GPA 0x40000000u /* not 0: an address is never a valid offset by chance */
 
 typedef struct Guest {
+    int fd; /* a memfd that holds the RAM, for who has to share it */
     uint8_t *ram;
     uint64_t ram_bytes;
     uint64_t next_gpa;
@@ -75,7 +76,7 @@ typedef struct RingBuf {
 
 typedef struct RingDriver {
     Guest *guest;
-    VirtioDevice *vdev;
+    VirtioDevice *vdev; /* the device in this process, if it is in this process */
     VirtQueue *vq;
     unsigned index;
     uint16_t size;
@@ -91,7 +92,9 @@ typedef struct RingDriver {
     uint16_t *next_free; /* by descriptor */
 } RingDriver;
 
-/* Fresh zeroed ring memory; programs the queue's registers, does not enable it. */
+/* Fresh zeroed ring memory, of which no device knows yet. */
+void ring_place(RingDriver *ring, Guest *guest, uint16_t size, bool event_idx);
+/* The same; programs the queue's registers, does not enable it. */
 void ring_init(RingDriver *ring, Guest *guest, VirtioDevice *vdev, unsigned index, uint16_t size);
 void ring_finish(RingDriver *ring);
 
