@@ -160,7 +160,8 @@ static inline GRAPH_RD BlockNode *bdrv_filtered(const BlockNode *node)
     return node->children[0].node;
 }
 
-/* bdrv_find_driver - the one that `driver=` names; file when there is `path=` alone. -EINVAL */
+/* bdrv_find_driver - the one that `driver=` names; when there is `path=` alone, file, or nbd for a
+ * URI. Others who have to know what a list of options will open ask here, too. -EINVAL */
 const BlockDriver *bdrv_find_driver(Opts *opts, Error *err) NONNULL(1) WARN_UNUSED;
 /*
  * bdrv_open - by `driver=` (default "file" when there is `path=`)

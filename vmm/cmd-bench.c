@@ -419,7 +419,7 @@ static const char bench_help[] =
     "usage: penstock bench [options] DISK\n"
     "\n"
     "Measures a disk through penstock's block layer, without a guest. DISK is what penstock run\n"
-    "takes for --disk: a path, or a list such as disk.img,cache=none.\n"
+    "takes for --disk: a path, an NBD URI, or a list such as disk.img,cache=none.\n"
     "\n"
     "  --op read|write|randrw  (default read) randrw: as many writes as reads\n"
     "  --allow-write           needed for write and randrw: what is on DISK is overwritten\n"

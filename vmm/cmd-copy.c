@@ -272,21 +272,6 @@ static main_fn void run_workers(Copy *copy)
 
 /* --- the destination --- */
 
-/* The file that the destination is; NULL when it is something else. */
-static const char *file_of(Opts *opts)
-{
-    if (!opts_has(opts, "path") ||
-        (opts_has(opts, "driver") && strcmp(opts_get(opts, "driver"), "file") != 0)) {
-        return NULL;
-    }
-    return opts_get(opts, "path");
-}
-
-static bool is_null_disk(Opts *opts)
-{
-    return opts_has(opts, "driver") && strcmp(opts_get(opts, "driver"), "null") == 0;
-}
-
 static int refuse_existing(Copy *copy, Error *err)
 {
     copy->tool.usage = true;
@@ -333,12 +318,16 @@ static void remove_created(Copy *copy)
 
 static main_fn int open_destination(Copy *copy, Opts *opts, Error *err)
 {
-    const char *path = file_of(opts);
+    const BlockDriver *driver = bdrv_find_driver(opts, err);
     int ret = 0;
 
-    if (path) {
-        ret = create_file(copy, path, err);
-    } else if (!copy->force && !is_null_disk(opts)) {
+    if (!driver) {
+        copy->tool.usage = true;
+        return -EINVAL;
+    }
+    if (driver == &bdrv_file && opts_has(opts, "path")) {
+        ret = create_file(copy, opts_get(opts, "path"), err);
+    } else if (!copy->force && driver != &bdrv_null) {
         ret = refuse_existing(copy, err);
     }
     if (ret < 0) {
@@ -464,9 +453,9 @@ static main_fn int run_copy(Copy *copy)
 static const char copy_help[] =
     "usage: penstock copy [options] SRC DST\n"
     "\n"
-    "Copies a disk's contents. SRC and DST are what penstock run takes for --disk: a path, or a\n"
-    "list such as disk.img,cache=none. A DST that does not exist is created, as a file of SRC's\n"
-    "length with holes where SRC has zeroes; it is removed again if the copy does not succeed.\n"
+    "Copies a disk's contents. SRC and DST are what penstock run takes for --disk: a path, an NBD\n"
+    "URI, or a list such as disk.img,cache=none. A DST that does not exist is created, as a file of\n"
+    "SRC's length with holes where SRC has zeroes; it is removed again if the copy does not succeed.\n"
     "\n"
     "  --force       overwrite a DST that exists; it must be long enough, and keeps its length\n"
     "  --parallel N  requests at once, 1 to 256 (default 16)\n"

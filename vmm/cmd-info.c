@@ -116,7 +116,7 @@ static int open_disk(Info *info, Opts *opts, Error *err)
 {
     int ret = 0;
 
-    if (opts_has(opts, "path") && !opts_has(opts, "driver") && !opts_has(opts, "locking")) {
+    if (bdrv_find_driver(opts, NULL) == &bdrv_file && !opts_has(opts, "locking")) {
         ret = opts_add(opts, "locking", "off", err);
     }
     if (ret == 0) {
@@ -173,8 +173,8 @@ static const char info_help[] =
     "usage: penstock info [--json] DISK\n"
     "\n"
     "Tells the driver, length and limits of a disk and how much of it is allocated. DISK is what\n"
-    "penstock run takes for --disk: a path, or a list such as driver=null,size=1G. It may be in\n"
-    "use: nothing is written, and no lock is taken.\n"
+    "penstock run takes for --disk: a path, an NBD URI, or a list such as driver=null,size=1G. It\n"
+    "may be in use: nothing is written, and no lock is taken.\n"
     "\n"
     "  --json    the same for a program\n"
     "  --help\n"
