@@ -142,6 +142,7 @@ class Watch:
                        for a, b in zip(start_times, times))
         self.samples[int(words["depth"])] = {
             "ns": ns, "requests": requests, "errors": int(words["errors"]),
+            "p50_ns": int(words["p50_ns"]), "p99_ns": int(words["p99_ns"]),
             "kicks_per_req": int(words["kicks"]) / requests,
             "batch": requests / max(int(words["batches"]), 1),
             "vcpu_cpu_ns": vcpu, "other_cpu_ns": other,

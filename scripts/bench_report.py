@@ -1,5 +1,6 @@
 """bench_report - medians, spread and ratios as text, JSON and a picture"""
 
+import dataclasses
 import html
 import json
 import math
@@ -41,8 +42,9 @@ def ratio(by_name, name, depth):
 def print_table(table, case, by_name):
     print(f"\n{case}", file=table)
     print(f"  {'depth':>5}  {'':22} {'ns/request':>10}  {'min - max':>17}  "
-          f"{'rate / QEMU':>11}  {'kicks/req':>9}  {'batch':>6}  "
-          f"{'VMM cpu ns/req':>14}", file=table)
+          f"{'rate / QEMU':>11}  {'p50 us':>7}  {'p99 us':>7}  "
+          f"{'kicks/req':>9}  {'batch':>6}  {'VMM cpu ns/req':>14}",
+          file=table)
     depths = sorted(next(iter(by_name.values())))
     for depth in depths:
         for name, by_depth in by_name.items():
@@ -52,6 +54,8 @@ def print_table(table, case, by_name):
             spread = f"{s['ns']['min']:.0f} - {s['ns']['max']:.0f}"
             print(f"  {depth:>5}  {name:22} {s['ns']['median']:>10.0f}  "
                   f"{spread:>17}  {shown:>11}  "
+                  f"{s['p50_ns']['median'] / 1000:>7.1f}  "
+                  f"{s['p99_ns']['median'] / 1000:>7.1f}  "
                   f"{s['kicks_per_req']['median']:>9.3f}  "
                   f"{s['batch']['median']:>6.1f}  "
                   f"{s['other_cpu_ns']['median']:>14.0f}", file=table)
@@ -141,25 +145,76 @@ def write_json(path, host, summed, counters, starts, memory, reached):
         f.write("\n")
 
 
+@dataclasses.dataclass
+class Panel:
+    """One diagram: groups along the axis, in each a bar a contestant."""
+    title: str
+    groups: list        # (label, {name: (value, low end, high end of line)})
+
+
+def _panels_over_depth(summed, bar_of):
+    return [Panel(str(case),
+                  [(f"depth {depth}",
+                    {name: bar_of(by_depth[depth])
+                     for name, by_depth in by_name.items()})
+                   for depth in sorted(next(iter(by_name.values())))])
+            for case, by_name in summed.items()]
+
+
+def time_panels(summed):
+    """Microseconds a request: median, from the best to the worst round."""
+    return _panels_over_depth(summed, lambda s: tuple(
+        s["ns"][k] / 1000 for k in ("median", "min", "max")))
+
+
+def latency_panels(summed):
+    """Microseconds of latency: half of the requests, 99 % of them."""
+    def bar_of(s):
+        p50, p99 = (s[k]["median"] / 1000 for k in ("p50_ns", "p99_ns"))
+        return p50, p50, p99
+    return _panels_over_depth(summed, bar_of)
+
+
+def queue_panels(summed):
+    """Thousands of requests a second over the number of queues."""
+    out = []
+    for backend, polling in dict.fromkeys((c.backend, c.polling)
+                                          for c in summed):
+        cases = [c for c in summed
+                 if (c.backend, c.polling) == (backend, polling)]
+        for depth in sorted(next(iter(summed[cases[0]].values()))):
+            groups = []
+            for case in cases:
+                ends = {name: by_depth[depth]["ns"]
+                        for name, by_depth in summed[case].items()}
+                groups.append((
+                    f"{case.queues} queue{'s' if case.queues > 1 else ''}",
+                    {name: tuple(1e6 / ns[k] for k in ("median", "max", "min"))
+                     for name, ns in ends.items()}))
+            out.append(Panel(f"{backend}, polling "
+                             f"{'on' if polling else 'off'}, depth {depth}",
+                             groups))
+    return out
+
+
 class Picture:
-    """A sheet of panels, one a case: time per request over depth, log scale."""
+    """A sheet of panels with bars on a log scale that all of them share."""
 
     PANEL_W, PANEL_H, COLUMNS = 420, 260, 2
     LEFT, RIGHT, TOP, BOTTOM = 60, 12, 34, 34
     HEAD = 64
 
-    def __init__(self, summed, title):
-        self.summed = summed
+    def __init__(self, panels, title, scale):
+        self.panels = panels
         self.out = []
-        values = [s["ns"][k] for by_name in summed.values()
-                  for by_depth in by_name.values()
-                  for s in by_depth.values() for k in ("min", "max")]
+        values = [v for panel in panels for _, bars in panel.groups
+                  for bar in bars.values() for v in bar if v > 0]
         self.low = 10 ** math.floor(math.log10(min(values)))
         self.high = 10 ** math.ceil(math.log10(max(values)))
         if self.high == self.low:
             self.high *= 10
-        rows = -(-len(summed) // self.COLUMNS)
-        self.width = self.PANEL_W * min(self.COLUMNS, len(summed))
+        rows = -(-len(panels) // self.COLUMNS)
+        self.width = self.PANEL_W * min(self.COLUMNS, len(panels))
         self.width = max(self.width, 560)
         self.height = self.HEAD + self.PANEL_H * rows
         self.out.append(
@@ -169,11 +224,10 @@ class Picture:
         self.out.append(f'<rect width="{self.width}" height="{self.height}" '
                         f'fill="#ffffff"/>')
         self.text(12, 22, title, size=15)
-        self.legend()
-        for i, (case, by_name) in enumerate(summed.items()):
+        self.legend(scale)
+        for i, panel in enumerate(panels):
             self.panel(i % self.COLUMNS * self.PANEL_W,
-                       self.HEAD + i // self.COLUMNS * self.PANEL_H,
-                       case, by_name)
+                       self.HEAD + i // self.COLUMNS * self.PANEL_H, panel)
         self.out.append("</svg>")
 
     def text(self, x, y, words, size=12, anchor="start", color="#222222"):
@@ -191,55 +245,54 @@ class Picture:
                         f'y2="{y2:.1f}" stroke="{color}" '
                         f'stroke-width="{width}"/>')
 
-    def legend(self):
-        names = []
-        for by_name in self.summed.values():
-            names += [n for n in by_name if n not in names]
+    def legend(self, scale):
+        names = dict.fromkeys(name for panel in self.panels
+                              for _, bars in panel.groups for name in bars)
         x = 12
         for name in names:
             self.rect(x, 36, 12, 12, COLORS.get(name, OTHER_COLOR))
             self.text(x + 18, 46, name)
             x += 40 + 7 * len(name)
-        self.text(x, 46, "microseconds a request (log), lower is better; "
-                  "bar median, line min to max", color="#666666")
+        self.text(x, 46, scale, color="#666666")
 
     def y_of(self, top, value):
         span = self.PANEL_H - self.TOP - self.BOTTOM
-        part = (math.log10(value / self.low)
+        part = (math.log10(max(value, self.low) / self.low)
                 / math.log10(self.high / self.low))
         return top + self.TOP + span * (1 - part)
 
-    def panel(self, left, top, case, by_name):
-        self.text(left + self.LEFT, top + 22, str(case), size=13)
+    def panel(self, left, top, panel):
+        self.text(left + self.LEFT, top + 22, panel.title, size=13)
         right = left + self.PANEL_W - self.RIGHT
         value = self.low
         while value <= self.high:
             y = self.y_of(top, value)
             self.line(left + self.LEFT, y, right, y, "#dddddd")
-            self.text(left + self.LEFT - 6, y + 4, f"{value / 1000:,g}",
+            self.text(left + self.LEFT - 6, y + 4, f"{value:,g}",
                       size=11, anchor="end", color="#666666")
             value *= 10
-        depths = sorted(next(iter(by_name.values())))
-        slot = (right - left - self.LEFT) / len(depths)
-        bar = min(30, slot * 0.8 / len(by_name))
+        slot = (right - left - self.LEFT) / len(panel.groups)
+        most = max(len(bars) for _, bars in panel.groups)
+        width = min(30, slot * 0.8 / most)
         base = self.y_of(top, self.low)
-        for i, depth in enumerate(depths):
+        for i, (label, bars) in enumerate(panel.groups):
             middle = left + self.LEFT + slot * (i + 0.5)
-            self.text(middle, base + 17, f"depth {depth}", size=11,
-                      anchor="middle")
-            for k, (name, by_depth) in enumerate(by_name.items()):
-                x = middle + (k - len(by_name) / 2) * bar
-                self.bar(x, bar, top, base, name, by_depth[depth]["ns"])
+            self.text(middle, base + 17, label, size=11, anchor="middle")
+            for k, (name, bar) in enumerate(bars.items()):
+                x = middle + (k - len(bars) / 2) * width
+                self.bar(x, width, top, base, name, bar)
 
-    def bar(self, x, width, top, base, name, s):
-        y = self.y_of(top, s["median"])
+    def bar(self, x, width, top, base, name, bar):
+        value, low, high = bar
+        y = self.y_of(top, value)
         self.rect(x + 1, y, width - 2, base - y,
                   COLORS.get(name, OTHER_COLOR))
         middle = x + width / 2
-        self.line(middle, self.y_of(top, s["min"]), middle,
-                  self.y_of(top, s["max"]), "#222222", 1.5)
-        self.text(middle, self.y_of(top, s["max"]) - 4,
-                  f"{s['median'] / 1000:,.3g}", size=9, anchor="middle")
+        self.line(middle, self.y_of(top, low), middle, self.y_of(top, high),
+                  "#222222", 1.5)
+        shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        self.text(middle, self.y_of(top, high) - 4, shown, size=9,
+                  anchor="middle")
 
     def write(self, path):
         with open(path, "w") as f:

@@ -22,6 +22,9 @@
  * available index once, and rings the doorbell only if the device asks for it
  * (event index, or the flag): a device that polls gets no kick.
  *
+ * A request's latency is the time between the round that offered it and the
+ * round that took it; one reading of the clock a round serves all queues.
+ *
  * For each depth it prints "perf-begin ..." when the run starts, and then one
  * line "perf key=value ..."; at the very end "perf-done".  A problem is a line
  * that starts with "Bail out!".
@@ -31,6 +34,7 @@
 #include "guest-tests/lib/console.h"
 #include "guest-tests/lib/layout.h"
 #include "guest-tests/lib/smp.h"
+#include "guest-tests/lib/str.h"
 #include "guest-tests/lib/tsc.h"
 #include "guest-tests/lib/virtio-blk.h"
 
@@ -40,6 +44,10 @@
 #define STUCK_MS        20000
 #define KICK_WAIT_MS    100
 #define SEED            0x9e3779b97f4a7c15ull
+
+/* Latencies are counted in buckets 1/16 of an octave wide, so to 6 %. */
+#define BUCKET_BITS     4
+#define NB_BUCKETS      ((64 - BUCKET_BITS + 1) << BUCKET_BITS)
 
 typedef struct {
     uint32_t type;
@@ -55,6 +63,7 @@ typedef struct {
     const Job *job;
     VblkDevice *disk;
     uint8_t *buffers[VBLK_MAX_QUEUES];
+    uint64_t *offered[VBLK_MAX_QUEUES]; /* when, by slot */
     uint16_t first_queue;
     uint16_t queue_step;
     uint16_t depth;
@@ -65,6 +74,8 @@ typedef struct {
     uint64_t kicks;
     uint64_t errors;
     uint64_t cycles;
+    uint64_t now; /* when this round began */
+    uint32_t latencies[NB_BUCKETS];
     bool stuck;
 } __attribute__((aligned(128))) Worker;
 
@@ -92,11 +103,35 @@ static uint64_t next_sector(Worker *w)
     return block * (w->job->bs_bytes / VIRTIO_BLK_SECTOR_BYTES);
 }
 
+static uint32_t bucket_of(uint64_t cycles)
+{
+    uint32_t top;
+
+    if (cycles < 1u << BUCKET_BITS) {
+        return (uint32_t)cycles;
+    }
+    top = 63 - (uint32_t)__builtin_clzll(cycles);
+    return (top - BUCKET_BITS + 1) << BUCKET_BITS |
+           (uint32_t)(cycles >> (top - BUCKET_BITS) &
+                      ((1u << BUCKET_BITS) - 1));
+}
+
+/* The first number of cycles that falls into the bucket. */
+static uint64_t bucket_cycles(uint32_t bucket)
+{
+    uint32_t octave = bucket >> BUCKET_BITS;
+    uint64_t part = bucket & ((1u << BUCKET_BITS) - 1);
+
+    return octave == 0 ? part
+                       : ((1ull << BUCKET_BITS) | part) << (octave - 1);
+}
+
 static void submit(Worker *w, uint16_t queue, uint16_t slot)
 {
     const Job *job = w->job;
     bool has_data = job->type != VIRTIO_BLK_T_FLUSH;
 
+    w->offered[queue][slot] = w->now;
     vblk_offer(&w->disk->queues[queue], slot, job->type,
                has_data ? next_sector(w) : 0,
                w->buffers[queue] + (uint64_t)slot * job->bs_bytes,
@@ -113,6 +148,7 @@ static uint32_t turn_queue(Worker *w, uint16_t queue, bool again)
 
     while (vblk_take(q, &slot)) {
         w->errors += q->slots[slot].status != VIRTIO_BLK_S_OK;
+        w->latencies[bucket_of(w->now - w->offered[queue][slot])]++;
         n++;
         if (again) {
             submit(w, queue, slot);
@@ -132,11 +168,12 @@ static uint32_t turn_queue(Worker *w, uint16_t queue, bool again)
 static bool keep_busy(Worker *w, uint64_t cycles)
 {
     uint64_t start = cpu_rdtsc();
-    uint64_t now = start;
     uint64_t moved = start;
 
+    w->now = start;
     w->requests = 0;
     w->batches = 0;
+    memset(w->latencies, 0, sizeof(w->latencies));
     do {
         uint32_t n = 0;
 
@@ -144,17 +181,17 @@ static bool keep_busy(Worker *w, uint64_t cycles)
              i = (uint16_t)(i + w->queue_step)) {
             n += turn_queue(w, i, true);
         }
-        now = cpu_rdtsc();
+        w->now = cpu_rdtsc();
         w->requests += n;
         if (n > 0) {
-            moved = now;
-        } else if (now - moved > tsc_from_ms(STUCK_MS)) {
+            moved = w->now;
+        } else if (w->now - moved > tsc_from_ms(STUCK_MS)) {
             return false;
         } else {
             cpu_pause();
         }
-    } while (now - start < cycles);
-    w->cycles = now - start;
+    } while (w->now - start < cycles);
+    w->cycles = w->now - start;
     return true;
 }
 
@@ -192,6 +229,7 @@ static void worker_run(void *arg)
 {
     Worker *w = arg;
 
+    w->now = cpu_rdtsc();
     for (uint16_t i = w->first_queue; i < w->disk->nb_queues;
          i = (uint16_t)(i + w->queue_step)) {
         for (uint16_t slot = 0; slot < w->depth; slot++) {
@@ -242,6 +280,25 @@ static void print_stuck_queues(void)
     }
 }
 
+/* Of all processors' requests, the latency that @permille of them did not pass. */
+static uint64_t latency_cycles(uint32_t nb_cpus, uint64_t requests,
+                               uint32_t permille)
+{
+    uint64_t left = (requests * permille + 999) / 1000;
+
+    for (uint32_t bucket = 0; bucket < NB_BUCKETS; bucket++) {
+        for (uint32_t i = 0; i < nb_cpus; i++) {
+            uint64_t here = workers[i].latencies[bucket];
+
+            if (left <= here) {
+                return bucket_cycles(bucket);
+            }
+            left -= here;
+        }
+    }
+    return 0;
+}
+
 static void print_result(const Job *job, uint32_t nb_cpus, uint64_t depth)
 {
     uint64_t requests = 0, batches = 0, kicks = 0, errors = 0, cycles = 0;
@@ -263,8 +320,10 @@ static void print_result(const Job *job, uint32_t nb_cpus, uint64_t depth)
     if (tsc_known() && requests) {
         uint64_t ps = tsc_to_ns(cycles) * 1000 / requests;
 
-        con_printf(" ns=%lu ns_per_req=%lu.%03lu", tsc_to_ns(cycles),
-                   ps / 1000, ps % 1000);
+        con_printf(" ns=%lu ns_per_req=%lu.%03lu p50_ns=%lu p99_ns=%lu",
+                   tsc_to_ns(cycles), ps / 1000, ps % 1000,
+                   tsc_to_ns(latency_cycles(nb_cpus, requests, 500)),
+                   tsc_to_ns(latency_cycles(nb_cpus, requests, 990)));
     }
     con_printf("\n");
 }
@@ -348,6 +407,7 @@ static void set_workers(const Job *job, uint32_t nb_cpus, uint64_t max_depth)
         for (uint16_t k = w->first_queue; k < disk.nb_queues;
              k = (uint16_t)(k + w->queue_step)) {
             w->buffers[k] = mem_alloc(max_depth * job->bs_bytes, PAGE_BYTES);
+            w->offered[k] = mem_alloc(max_depth * sizeof(uint64_t), 64);
         }
     }
 }
