@@ -1,5 +1,5 @@
 /*
- * From the PVH entry (or a start-up IPI) to 64-bit long mode
+ * From the PVH entry, Linux's 64-bit entry or a start-up IPI to long mode
  *
  * Everything here runs at CPL0, where a KVM without hardware virtualization
  * emulates one instruction at a time and knows only the plain ones.  So the
@@ -55,7 +55,26 @@ enter_long_mode:
     movl    %eax, %cr0
     ljmp    $SEL_KERNEL_CODE64, $long_mode
 
+/*
+ * Linux's 64-bit entry: long mode with the loader's tables, which map all of
+ * this one to one; the address of struct boot_params in rsi.
+ */
     .code64
+    .globl linux64_entry
+linux64_entry:
+    cli
+    cld
+    movl    %esi, boot_params_gpa
+    xorl    %edi, %edi
+    lgdt    gdt_pointer
+    movl    $cpu_stacks + (1 << CPU_STACK_SHIFT), %esp
+    pushq   $SEL_KERNEL_CODE64
+    pushq   $linux64_reloaded
+    lretq
+linux64_reloaded:
+    movl    $pml4, %eax
+    movq    %rax, %cr3
+
 long_mode:
     movl    $SEL_KERNEL_DATA, %eax
     movl    %eax, %ds
@@ -132,6 +151,50 @@ trap_common:
     andq    $-16, %rsp
     call    boot_report_trap
     ud2
+
+/*
+ * Interrupts: each stub leaves its vector above the frame that the processor
+ * pushed, for irq_dispatch(vector, frame).  They come from CPL3 only, where the
+ * stack of the task state was taken: it is 8 off a multiple of 16 here.
+ */
+    .balign 16
+    .globl irq_stubs
+irq_stubs:
+    .set vector, IRQ_STUB_FIRST
+    .rept 256 - IRQ_STUB_FIRST
+    .balign TRAP_STUB_STRIDE
+    pushq   $vector
+    jmp     irq_common
+    .set vector, vector + 1
+    .endr
+
+irq_common:
+    pushq   %rax
+    pushq   %rcx
+    pushq   %rdx
+    pushq   %rsi
+    pushq   %rdi
+    pushq   %r8
+    pushq   %r9
+    pushq   %r10
+    pushq   %r11
+    subq    $8, %rsp
+    cld
+    movq    80(%rsp), %rdi
+    leaq    88(%rsp), %rsi
+    call    irq_dispatch
+    addq    $8, %rsp
+    popq    %r11
+    popq    %r10
+    popq    %r9
+    popq    %r8
+    popq    %rdi
+    popq    %rsi
+    popq    %rdx
+    popq    %rcx
+    popq    %rax
+    addq    $8, %rsp
+    iretq
 
     .data
     .balign 16

@@ -1,10 +1,10 @@
 /*
- * Boot - the C half of getting from the PVH entry to CPL3
+ * Boot - the C half of getting from a kernel's entry to CPL3
  *
  * Only what needs privilege happens at CPL0: the task register, the interrupt
- * table (for traps; interrupts stay off), a few CPUID leaves and the page of
- * the paravirtual clock, which tells the frequency of the time stamp counter.
- * Then iretq, once for each processor, and never back except for a trap.
+ * table, a few CPUID leaves and the page of the paravirtual clock, which tells
+ * the frequency of the time stamp counter.  Then iretq, once for each
+ * processor, and never back except for a trap or an interrupt (irq.c).
  *
  * CPL3 may use every I/O port because the bitmap in the task state says so.
  * The I/O privilege level would be shorter, but the KVM that runs CPL3 natively
@@ -23,6 +23,13 @@
 #include <stdbool.h>
 
 #define RFLAGS_FIXED        0x0002
+#define RFLAGS_IF           0x0200
+#define NB_VECTORS          256
+#define PIC_MASTER_MASK     0x21
+#define PIC_SLAVE_MASK      0xa1
+#define RSDP_SEARCH_GPA     0xe0000
+#define RSDP_SEARCH_END_GPA 0x100000
+#define RSDP_ALIGN_BYTES    16
 #define GATE_INTERRUPT      0x8e00
 #define TSS_AVAILABLE       0x89
 #define IOMAP_BYTES         (65536 / 8 + 1)
@@ -58,6 +65,20 @@ typedef struct {
     uint32_t type;
     uint32_t reserved;
 } MemmapEntry;
+
+/* What is used of Linux's struct boot_params, and where it stands there. */
+#define PARAMS_EXT_CMDLINE_HIGH 0x0c8
+#define PARAMS_RSDP             0x070
+#define PARAMS_NB_E820          0x1e8
+#define PARAMS_CMDLINE          0x228
+#define PARAMS_E820             0x2d0
+#define PARAMS_E820_MAX         128
+
+typedef struct {
+    uint64_t gpa;
+    uint64_t size_bytes;
+    uint32_t type;
+} __attribute__((packed)) E820Entry;
 
 typedef struct {
     uint32_t version;
@@ -98,22 +119,26 @@ typedef struct {
 
 _Static_assert(sizeof(StartInfo) == 56, "PVH start info version 1");
 _Static_assert(sizeof(MemmapEntry) == 24, "PVH memory map entry");
+_Static_assert(sizeof(E820Entry) == 20, "boot_params.e820_table");
 _Static_assert(sizeof(PvClock) == 32, "pvclock ABI");
 _Static_assert(offsetof(Tss, iomap) == 104, "64-bit TSS");
 
-
-/* From and for boot.S. */
+/* From and for boot.S and payload.lds. */
 extern uint64_t gdt[];
 extern const uint8_t trap_stubs[];
+extern const uint8_t irq_stubs[];
+extern void (*const init_array_start[])(void);
+extern void (*const init_array_end[])(void);
 extern const uint8_t payload_image_end[];
-uint32_t boot_start_info_gpa;
+uint32_t boot_start_info_gpa; /* PVH, or */
+uint32_t boot_params_gpa;     /* Linux */
 void boot_enter_user(uint32_t cpu) __attribute__((noreturn));
 void boot_report_trap(const TrapFrame *frame) __attribute__((noreturn));
 
 BootInfo boot_info;
 
 static Tss cpu_tss[MAX_CPUS];
-static uint64_t idt[2 * TRAP_COUNT] __attribute__((aligned(16)));
+static uint64_t idt[2 * NB_VECTORS] __attribute__((aligned(16)));
 static uint8_t trap_stacks[MAX_CPUS][4096] __attribute__((aligned(16)));
 static uint8_t user_stacks[MAX_CPUS][USER_STACK_BYTES]
     __attribute__((aligned(16)));
@@ -196,15 +221,22 @@ static uint64_t find_tsc_khz(void)
     return 0;
 }
 
-static void set_trap_gates(void)
+static void set_gate(unsigned vector, uint64_t stub)
+{
+    idt[2 * vector] = (stub & 0xffff) | (uint64_t)SEL_KERNEL_CODE64 << 16 |
+                      (uint64_t)GATE_INTERRUPT << 32 |
+                      (stub >> 16 & 0xffff) << 48;
+    idt[2 * vector + 1] = stub >> 32;
+}
+
+static void set_gates(void)
 {
     for (unsigned i = 0; i < TRAP_COUNT; i++) {
-        uint64_t stub = (uintptr_t)trap_stubs + i * TRAP_STUB_STRIDE;
-
-        idt[2 * i] = (stub & 0xffff) | (uint64_t)SEL_KERNEL_CODE64 << 16 |
-                     (uint64_t)GATE_INTERRUPT << 32 |
-                     (stub >> 16 & 0xffff) << 48;
-        idt[2 * i + 1] = stub >> 32;
+        set_gate(i, (uintptr_t)trap_stubs + i * TRAP_STUB_STRIDE);
+    }
+    for (unsigned i = IRQ_STUB_FIRST; i < NB_VECTORS; i++) {
+        set_gate(i, (uintptr_t)irq_stubs +
+                        (i - IRQ_STUB_FIRST) * TRAP_STUB_STRIDE);
     }
 }
 
@@ -232,25 +264,58 @@ static void copy_cmdline(uint64_t gpa)
     }
 }
 
-static void copy_ram_map(const StartInfo *info)
+static void add_ram(uint64_t gpa, uint64_t size_bytes, uint32_t type)
+{
+    if (type == MEMMAP_TYPE_RAM && boot_info.nb_ram < BOOT_MAX_RAM_REGIONS) {
+        boot_info.ram[boot_info.nb_ram].start_gpa = gpa;
+        boot_info.ram[boot_info.nb_ram].end_gpa = gpa + size_bytes;
+        boot_info.nb_ram++;
+    }
+}
+
+static void read_start_info(const StartInfo *info)
 {
     const MemmapEntry *map = (const MemmapEntry *)(uintptr_t)info->memmap_gpa;
 
+    boot_info.entry = BOOT_ENTRY_PVH;
+    boot_info.rsdp_gpa = info->rsdp_gpa;
+    copy_cmdline(info->cmdline_gpa);
     if (info->version < 1 || !info->memmap_gpa) {
-        boot_info.ram[0].end_gpa =
-            (uintptr_t)payload_image_end + FALLBACK_RAM_BYTES;
-        boot_info.nb_ram = 1;
+        add_ram(0, (uintptr_t)payload_image_end + FALLBACK_RAM_BYTES,
+                MEMMAP_TYPE_RAM);
         return;
     }
     for (uint32_t i = 0; i < info->memmap_entries; i++) {
-        if (map[i].type == MEMMAP_TYPE_RAM &&
-            boot_info.nb_ram < BOOT_MAX_RAM_REGIONS) {
-            boot_info.ram[boot_info.nb_ram].start_gpa = map[i].gpa;
-            boot_info.ram[boot_info.nb_ram].end_gpa =
-                map[i].gpa + map[i].size_bytes;
-            boot_info.nb_ram++;
+        add_ram(map[i].gpa, map[i].size_bytes, map[i].type);
+    }
+}
+
+static void read_boot_params(const uint8_t *params)
+{
+    const E820Entry *map = (const E820Entry *)(params + PARAMS_E820);
+    uint32_t low, high;
+
+    boot_info.entry = BOOT_ENTRY_LINUX64;
+    memcpy(&boot_info.rsdp_gpa, params + PARAMS_RSDP, 8);
+    memcpy(&low, params + PARAMS_CMDLINE, 4);
+    memcpy(&high, params + PARAMS_EXT_CMDLINE_HIGH, 4);
+    copy_cmdline((uint64_t)high << 32 | low);
+    for (unsigned i = 0; i < params[PARAMS_NB_E820] && i < PARAMS_E820_MAX;
+         i++) {
+        add_ram(map[i].gpa, map[i].size_bytes, map[i].type);
+    }
+}
+
+/* Where firmware puts the RSDP of a loader that says nothing of it. */
+static uint64_t search_rsdp(void)
+{
+    for (uint64_t gpa = RSDP_SEARCH_GPA; gpa < RSDP_SEARCH_END_GPA;
+         gpa += RSDP_ALIGN_BYTES) {
+        if (memcmp((const void *)(uintptr_t)gpa, "RSD PTR ", 8) == 0) {
+            return gpa;
         }
     }
+    return 0;
 }
 
 static void first_processor_main(void)
@@ -258,17 +323,25 @@ static void first_processor_main(void)
     const StartInfo *info = (const StartInfo *)(uintptr_t)boot_start_info_gpa;
 
     con_init();
-    if (info->magic != START_INFO_MAGIC) {
+    if (boot_params_gpa) {
+        read_boot_params((const uint8_t *)(uintptr_t)boot_params_gpa);
+    } else if (info->magic == START_INFO_MAGIC) {
+        read_start_info(info);
+    } else {
         con_printf("Bail out! no PVH start info at %x\n", boot_start_info_gpa);
         con_reset_machine();
     }
-    copy_cmdline(info->cmdline_gpa);
-    copy_ram_map(info);
+    if (!boot_info.rsdp_gpa) {
+        boot_info.rsdp_gpa = search_rsdp();
+    }
     mem_init((uintptr_t)payload_image_end);
 
     uint64_t khz;
     if (arg_get_u64("tsc_khz", &khz)) {
         boot_info.tsc_khz = khz;
+    }
+    for (size_t i = 0; &init_array_start[i] < init_array_end; i++) {
+        init_array_start[i]();
     }
     payload_main();
     con_reset_machine();
@@ -286,7 +359,10 @@ void boot_enter_user(uint32_t cpu)
 {
     if (cpu == 0) {
         boot_info.tsc_khz = find_tsc_khz();
-        set_trap_gates();
+        set_gates();
+        /* Interrupts are on at CPL3; those of the 8259s have our traps' vectors. */
+        cpu_outb(PIC_MASTER_MASK, 0xff);
+        cpu_outb(PIC_SLAVE_MASK, 0xff);
     }
     load_tables(cpu);
 
@@ -303,7 +379,7 @@ void boot_enter_user(uint32_t cpu)
                      "iretq"
                      :
                      : "r"((uint64_t)(SEL_USER_DATA | 3)), "r"(rsp),
-                       "r"((uint64_t)RFLAGS_FIXED),
+                       "r"((uint64_t)(RFLAGS_FIXED | RFLAGS_IF)),
                        "r"((uint64_t)(SEL_USER_CODE64 | 3)), "r"(user_start),
                        "D"(cpu)
                      : "memory");

@@ -7,8 +7,7 @@
 #include "guest-tests/lib/console.h"
 
 #include "guest-tests/lib/cpu.h"
-
-#include <stdbool.h>
+#include "guest-tests/lib/format.h"
 
 #define COM1           0x3f8
 #define UART_DATA      (COM1 + 0)
@@ -52,7 +51,7 @@ static void put_byte(char c)
     cpu_outb(UART_DATA, (uint8_t)c);
 }
 
-static void put_char(char c)
+static void put_char(void *opaque, char c)
 {
     if (c == '\n') {
         put_byte('\r');
@@ -60,81 +59,9 @@ static void put_char(char c)
     put_byte(c);
 }
 
-static void put_number(uint64_t value, unsigned base, unsigned width, char pad,
-                       bool negative)
-{
-    char digits[24];
-    unsigned n = 0;
-
-    do {
-        digits[n++] = "0123456789abcdef"[value % base];
-        value /= base;
-    } while (value);
-    if (negative) {
-        digits[n++] = '-';
-    }
-    for (unsigned i = n; i < width; i++) {
-        put_char(pad);
-    }
-    while (n > 0) {
-        put_char(digits[--n]);
-    }
-}
-
-static void put_signed(int64_t value, unsigned width, char pad)
-{
-    uint64_t magnitude = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
-
-    put_number(magnitude, 10, width, pad, value < 0);
-}
-
 void con_vprintf(const char *fmt, va_list ap)
 {
-    for (; *fmt; fmt++) {
-        if (*fmt != '%') {
-            put_char(*fmt);
-            continue;
-        }
-        fmt++;
-
-        char pad = ' ';
-        unsigned width = 0;
-        bool wide = false;
-
-        if (*fmt == '0') {
-            pad = '0';
-            fmt++;
-        }
-        while (*fmt >= '0' && *fmt <= '9') {
-            width = width * 10 + (unsigned)(*fmt++ - '0');
-        }
-        while (*fmt == 'l' || *fmt == 'z') {
-            wide = true;
-            fmt++;
-        }
-        switch (*fmt) {
-        case 's':
-            for (const char *s = va_arg(ap, const char *); *s; s++) {
-                put_char(*s);
-            }
-            break;
-        case 'c':
-            put_char((char)va_arg(ap, int));
-            break;
-        case 'd':
-            put_signed(wide ? va_arg(ap, int64_t) : va_arg(ap, int), width,
-                       pad);
-            break;
-        case 'u':
-        case 'x':
-            put_number(wide ? va_arg(ap, uint64_t) : va_arg(ap, unsigned),
-                       *fmt == 'x' ? 16 : 10, width, pad, false);
-            break;
-        default:
-            put_char(*fmt);
-            break;
-        }
-    }
+    format_v(put_char, NULL, fmt, ap);
 }
 
 void con_printf(const char *fmt, ...)

@@ -14,13 +14,10 @@
 /* con_init - set the line up and learn whether the port has a FIFO */
 void con_init(void);
 
-/*
- * con_printf - formatted text; '\n' becomes CR LF
- *
- * Knows %s %c %d %u %x %% with the sizes l and z, a width, and 0 padding.
- */
+/* con_printf - formatted text (format.h); '\n' becomes CR LF */
 void con_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-void con_vprintf(const char *fmt, va_list ap);
+void con_vprintf(const char *fmt, va_list ap)
+    __attribute__((format(printf, 1, 0)));
 
 /* con_reset_machine - pulse the reset line through the keyboard controller */
 void con_reset_machine(void) __attribute__((noreturn));

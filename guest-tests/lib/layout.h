@@ -41,4 +41,7 @@
 #define TRAP_COUNT       32
 #define TRAP_STUB_STRIDE 16
 
+/* What comes after them: interrupts, to vector 255. */
+#define IRQ_STUB_FIRST TRAP_COUNT
+
 #endif

@@ -13,6 +13,7 @@
 
 #include "guest-tests/lib/boot.h"
 #include "guest-tests/lib/cpu.h"
+#include "guest-tests/lib/irq.h"
 #include "guest-tests/lib/layout.h"
 #include "guest-tests/lib/str.h"
 #include "guest-tests/lib/tsc.h"
@@ -96,6 +97,7 @@ void smp_run_processor(uint32_t cpu)
 {
     Mailbox *box = &mailboxes[cpu];
 
+    irq_start_processor(cpu);
     box->running = 1;
     for (;;) {
         SmpFunc fn = box->fn;

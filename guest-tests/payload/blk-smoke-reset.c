@@ -5,14 +5,13 @@
 #include "guest-tests/lib/tsc.h"
 #include "guest-tests/payload/blk-smoke.h"
 
-#define SECTOR         VIRTIO_BLK_SECTOR_BYTES
-#define ROUNDS         20
-#define QUIET_MS       5
-#define CHUNK_BYTES    4096
-#define MARK           0x5a
-#define READY_EXCEPT_OK                                  \
-    (VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER | \
-     VIRTIO_STATUS_FEATURES_OK)
+#define SECTOR      VIRTIO_BLK_SECTOR_BYTES
+#define ROUNDS      20
+#define QUIET_MS    5
+#define CHUNK_BYTES 4096
+#define MARK        0x5a
+#define READY_EXCEPT_OK                                                                            \
+    (VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER | VIRTIO_STATUS_FEATURES_OK)
 
 static void offer_everywhere(uint32_t type)
 {
@@ -30,39 +29,39 @@ static void offer_everywhere(uint32_t type)
 }
 
 /* VIRTIO 1.2, 2.4: once the reset reads back, memory is the driver's again. */
-static void nothing_is_written_after_a_reset_in_flight(void)
+TEST(reset, nothing_is_written_after_a_reset_in_flight)
 {
     for (int round = 0; round < ROUNDS; round++) {
-        CHECK(smoke_start(0));
+        ASSERT_TRUE(smoke_start(0));
         offer_everywhere(VIRTIO_BLK_T_IN);
         tsc_wait_ms(round % 4 == 3 ? 1 : 0);
-        CHECK(vpci_reset(&smoke.disk.pci));
+        ASSERT_TRUE(vpci_reset(&smoke.disk.pci));
         memset(smoke.in, MARK, SMOKE_BUFFER_BYTES);
         for (uint16_t i = 0; i < smoke.nb_queues; i++) {
             smoke.disk.queues[i].ring.used->idx = 0x7777;
         }
         tsc_wait_ms(QUIET_MS);
-        CHECK(smoke_is_all(smoke.in, SMOKE_BUFFER_BYTES, MARK));
+        ASSERT_TRUE(smoke_is_all(smoke.in, SMOKE_BUFFER_BYTES, MARK));
         for (uint16_t i = 0; i < smoke.nb_queues; i++) {
-            CHECK(smoke.disk.queues[i].ring.used->idx == 0x7777);
+            ASSERT_EQ(smoke.disk.queues[i].ring.used->idx, 0x7777);
         }
     }
-    CHECK(smoke_works());
+    ASSERT_TRUE(smoke_works());
 }
 
-static void resets_with_writes_in_flight_leave_a_working_device(void)
+TEST(reset, resets_with_writes_in_flight_leave_a_working_device)
 {
-    SKIP_IF(smoke.read_only, "the disk is read-only");
+    TEST_SKIP_IF(smoke.read_only, "the disk is read-only");
     for (int round = 0; round < ROUNDS; round++) {
-        CHECK(smoke_start(0));
+        ASSERT_TRUE(smoke_start(0));
         memset(smoke.in, MARK, SMOKE_BUFFER_BYTES);
         offer_everywhere(VIRTIO_BLK_T_OUT);
-        CHECK(vpci_reset(&smoke.disk.pci));
+        ASSERT_TRUE(vpci_reset(&smoke.disk.pci));
     }
-    CHECK(smoke_works());
+    ASSERT_TRUE(smoke_works());
 }
 
-static void a_second_life_has_fewer_and_smaller_queues(void)
+TEST(reset, a_second_life_has_fewer_and_smaller_queues)
 {
     const VblkSetup small = {
         .features = VIRTIO_F_EVENT_IDX,
@@ -70,74 +69,62 @@ static void a_second_life_has_fewer_and_smaller_queues(void)
         .queue_size = 8,
     };
 
-    SKIP_IF(smoke.read_only, "the disk is read-only");
-    CHECK(smoke_works());
-    CHECK(smoke_start_with(&small));
-    CHECK(smoke.disk.queues[0].ring.size == 8);
+    TEST_SKIP_IF(smoke.read_only, "the disk is read-only");
+    ASSERT_TRUE(smoke_works());
+    ASSERT_TRUE(smoke_start_with(&small));
+    ASSERT_EQ(smoke.disk.queues[0].ring.size, 8);
     for (uint32_t i = 0; i < 100; i++) {
-        CHECK(smoke_round_trip(&smoke.disk.queues[0], i, 4096, i));
+        ASSERT_TRUE(smoke_round_trip(&smoke.disk.queues[0], i, 4096, i));
     }
-    CHECK(smoke_works());
+    ASSERT_TRUE(smoke_works());
 }
 
-static void the_device_can_be_reset_many_times(void)
+TEST(reset, the_device_can_be_reset_many_times)
 {
     for (int i = 0; i < ROUNDS; i++) {
-        CHECK(smoke_works());
-        CHECK(vpci_reset(&smoke.disk.pci));
-        CHECK(vpci_reset(&smoke.disk.pci));
+        ASSERT_TRUE(smoke_works());
+        ASSERT_TRUE(vpci_reset(&smoke.disk.pci));
+        ASSERT_TRUE(vpci_reset(&smoke.disk.pci));
     }
 }
 
-static void queues_are_disabled_and_unmapped_by_a_reset(void)
+TEST(reset, queues_are_disabled_and_unmapped_by_a_reset)
 {
     VpciDevice *d = &smoke.disk.pci;
 
-    CHECK(smoke_start(0));
-    CHECK(vpci_reset(d));
+    ASSERT_TRUE(smoke_start(0));
+    ASSERT_TRUE(vpci_reset(d));
     for (uint16_t i = 0; i < smoke.nb_queues; i++) {
         mmio_write16(d->common + VIRTIO_PCI_QUEUE_SELECT, i);
-        CHECK(mmio_read16(d->common + VIRTIO_PCI_QUEUE_ENABLE) == 0);
-        CHECK(mmio_read16(d->common + VIRTIO_PCI_QUEUE_VECTOR) ==
-              VIRTIO_NO_VECTOR);
+        ASSERT_EQ(mmio_read16(d->common + VIRTIO_PCI_QUEUE_ENABLE), 0);
+        ASSERT_EQ(mmio_read16(d->common + VIRTIO_PCI_QUEUE_VECTOR), VIRTIO_NO_VECTOR);
     }
 }
 
 /* The kick comes too early; the request must wait, and then not be lost. */
-static void a_kick_before_driver_ok_waits_for_it(void)
+TEST(reset, a_kick_before_driver_ok_waits_for_it)
 {
     VblkQueue *q = &smoke.disk.queues[0];
     VpciDevice *d = &smoke.disk.pci;
     uint16_t slot;
 
-    SKIP_IF(smoke.qemu, "QEMU starts the device at the first kick");
-    CHECK(smoke_start(0));
-    CHECK(vpci_reset(d));
+    TEST_SKIP_IF(smoke.qemu, "QEMU starts the device at the first kick");
+    ASSERT_TRUE(smoke_start(0));
+    ASSERT_TRUE(vpci_reset(d));
     vring_rewind(&q->ring);
     vpci_set_status(d, VIRTIO_STATUS_ACKNOWLEDGE);
     vpci_set_status(d, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER);
     vpci_set_features(d, smoke.disk.features);
     vpci_set_status(d, READY_EXCEPT_OK);
-    vpci_setup_queue(d, 0, q->ring.size, mem_gpa(q->ring.desc),
-                     mem_gpa(q->ring.avail), mem_gpa(q->ring.used));
+    vpci_setup_queue(d, 0, q->ring.size, mem_gpa(q->ring.desc), mem_gpa(q->ring.avail),
+                     mem_gpa(q->ring.used));
     vblk_offer(q, 0, VIRTIO_BLK_T_IN, 0, smoke.in, CHUNK_BYTES);
     q->ring.avail->idx = q->ring.avail_next;
     q->ring.avail_published = q->ring.avail_next;
     vring_kick(&q->ring);
     tsc_wait_ms(QUIET_MS);
-    CHECK(q->ring.used->idx == 0);
+    ASSERT_EQ(q->ring.used->idx, 0);
     vpci_set_status(d, READY_EXCEPT_OK | VIRTIO_STATUS_DRIVER_OK);
-    CHECK(vblk_wait(q, SMOKE_WAIT_MS, &slot));
-    CHECK(q->slots[0].status == VIRTIO_BLK_S_OK);
+    ASSERT_TRUE(vblk_wait(q, SMOKE_WAIT_MS, &slot));
+    ASSERT_EQ(q->slots[0].status, VIRTIO_BLK_S_OK);
 }
-
-const TapCase smoke_reset_cases[] = {
-    TAP_CASE(nothing_is_written_after_a_reset_in_flight),
-    TAP_CASE(resets_with_writes_in_flight_leave_a_working_device),
-    TAP_CASE(a_second_life_has_fewer_and_smaller_queues),
-    TAP_CASE(the_device_can_be_reset_many_times),
-    TAP_CASE(queues_are_disabled_and_unmapped_by_a_reset),
-    TAP_CASE(a_kick_before_driver_ok_waits_for_it),
-};
-const size_t smoke_nb_reset_cases =
-    sizeof(smoke_reset_cases) / sizeof(smoke_reset_cases[0]);

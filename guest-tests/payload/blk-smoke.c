@@ -16,9 +16,9 @@
 #include "guest-tests/lib/str.h"
 #include "guest-tests/lib/tsc.h"
 
-#define PAGE_BYTES        4096
-#define WORKS_LEN_BYTES   8192
-#define MIN_DISK_SECTORS  8192
+#define PAGE_BYTES       4096
+#define WORKS_LEN_BYTES  8192
+#define MIN_DISK_SECTORS 8192
 
 Smoke smoke;
 
@@ -27,7 +27,7 @@ bool smoke_start_with(const VblkSetup *setup)
     const char *problem = vblk_start(&smoke.disk, setup);
 
     if (problem) {
-        tap_note("%s", problem);
+        harness_note("%s", problem);
     }
     return problem == NULL;
 }
@@ -35,12 +35,10 @@ bool smoke_start_with(const VblkSetup *setup)
 bool smoke_start(uint64_t without)
 {
     const VblkSetup setup = {
-        .features = (VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX |
-                     VIRTIO_BLK_F_SEG_MAX | VIRTIO_BLK_F_SIZE_MAX |
-                     VIRTIO_BLK_F_RO | VIRTIO_BLK_F_BLK_SIZE |
-                     VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_TOPOLOGY |
-                     VIRTIO_BLK_F_CONFIG_WCE | VIRTIO_BLK_F_MQ |
-                     VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES) &
+        .features = (VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_BLK_F_SEG_MAX |
+                     VIRTIO_BLK_F_SIZE_MAX | VIRTIO_BLK_F_RO | VIRTIO_BLK_F_BLK_SIZE |
+                     VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_TOPOLOGY | VIRTIO_BLK_F_CONFIG_WCE |
+                     VIRTIO_BLK_F_MQ | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES) &
                     ~without,
         .nb_queues = smoke.nb_queues,
     };
@@ -65,7 +63,7 @@ bool smoke_is_filled(const uint8_t *p, uint32_t len_bytes, uint32_t seed)
     for (uint32_t i = 0; i < len_bytes; i++) {
         x = x * 1664525u + 1013904223u;
         if (p[i] != (uint8_t)(x >> 24)) {
-            tap_note("byte %u is %02x, not %02x", i, p[i], x >> 24);
+            harness_note("byte %u is %02x, not %02x", i, p[i], x >> 24);
             return false;
         }
     }
@@ -76,15 +74,14 @@ bool smoke_is_all(const uint8_t *p, uint32_t len_bytes, uint8_t byte)
 {
     for (uint32_t i = 0; i < len_bytes; i++) {
         if (p[i] != byte) {
-            tap_note("byte %u is %02x, not %02x", i, p[i], byte);
+            harness_note("byte %u is %02x, not %02x", i, p[i], byte);
             return false;
         }
     }
     return true;
 }
 
-bool smoke_round_trip(VblkQueue *q, uint64_t sector, uint32_t len_bytes,
-                      uint32_t seed)
+bool smoke_round_trip(VblkQueue *q, uint64_t sector, uint32_t len_bytes, uint32_t seed)
 {
     int status;
 
@@ -92,12 +89,12 @@ bool smoke_round_trip(VblkQueue *q, uint64_t sector, uint32_t len_bytes,
     memset(smoke.in, 0, len_bytes);
     status = vblk_do(q, VIRTIO_BLK_T_OUT, sector, smoke.out, len_bytes);
     if (status != VIRTIO_BLK_S_OK) {
-        tap_note("queue %u: write has status %d", q->ring.index, status);
+        harness_note("queue %u: write has status %d", q->ring.index, status);
         return false;
     }
     status = vblk_do(q, VIRTIO_BLK_T_IN, sector, smoke.in, len_bytes);
     if (status != VIRTIO_BLK_S_OK) {
-        tap_note("queue %u: read has status %d", q->ring.index, status);
+        harness_note("queue %u: read has status %d", q->ring.index, status);
         return false;
     }
     return smoke_is_filled(smoke.in, len_bytes, seed);
@@ -113,8 +110,7 @@ bool smoke_works(void)
         bool ok;
 
         if (smoke.read_only) {
-            ok = vblk_do(q, VIRTIO_BLK_T_IN, 0, smoke.in, WORKS_LEN_BYTES) ==
-                 VIRTIO_BLK_S_OK;
+            ok = vblk_do(q, VIRTIO_BLK_T_IN, 0, smoke.in, WORKS_LEN_BYTES) == VIRTIO_BLK_S_OK;
         } else {
             ok = smoke_round_trip(q, 16u * i, WORKS_LEN_BYTES, i + 77u);
         }
@@ -158,8 +154,7 @@ Outcome smoke_outcome(VblkQueue *q, uint32_t *ret_used_len_bytes)
 static void prepare(void)
 {
     smoke.qemu = arg_is("vmm", "qemu");
-    if (!vblk_open(&smoke.disk, (unsigned)arg_u64("disk", 0, 0, 255),
-                   arg_is("bars", "reassign"))) {
+    if (!vblk_open(&smoke.disk, (unsigned)arg_u64("disk", 0, 0, 255), arg_is("bars", "reassign"))) {
         con_printf("Bail out! no virtio-blk device on PCI bus 0\n");
         con_reset_machine();
     }
@@ -168,24 +163,17 @@ static void prepare(void)
     smoke.nb_queues = vpci_get_nb_queues(&smoke.disk.pci);
     if (smoke.nb_queues == 0 || smoke.nb_queues > VBLK_MAX_QUEUES ||
         smoke.disk.capacity_sectors < MIN_DISK_SECTORS) {
-        con_printf("Bail out! %u queues, %lu sectors: not a disk to test\n",
-                   smoke.nb_queues, smoke.disk.capacity_sectors);
+        con_printf("Bail out! %u queues, %lu sectors: not a disk to test\n", smoke.nb_queues,
+                   smoke.disk.capacity_sectors);
         con_reset_machine();
     }
     smoke.out = mem_alloc(SMOKE_BUFFER_BYTES, PAGE_BYTES);
     smoke.in = mem_alloc(SMOKE_BUFFER_BYTES, PAGE_BYTES);
-    tap_note("features %lx, %u queues, %lu sectors, tsc %lu kHz",
-             smoke.offered, smoke.nb_queues, smoke.disk.capacity_sectors,
-             boot_info.tsc_khz);
+    harness_note("features %lx, %u queues, %lu sectors, tsc %lu kHz", smoke.offered,
+                 smoke.nb_queues, smoke.disk.capacity_sectors, boot_info.tsc_khz);
 }
 
 void payload_main(void)
 {
-    tap_plan(smoke_nb_device_cases + smoke_nb_request_cases +
-             smoke_nb_reset_cases + smoke_nb_hostile_cases);
-    prepare();
-    tap_run(smoke_device_cases, smoke_nb_device_cases);
-    tap_run(smoke_request_cases, smoke_nb_request_cases);
-    tap_run(smoke_reset_cases, smoke_nb_reset_cases);
-    tap_run(smoke_hostile_cases, smoke_nb_hostile_cases);
+    harness_run(prepare);
 }

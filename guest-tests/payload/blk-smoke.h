@@ -9,7 +9,7 @@
 #ifndef GUEST_TESTS_PAYLOAD_BLK_SMOKE_H
 #define GUEST_TESTS_PAYLOAD_BLK_SMOKE_H
 
-#include "guest-tests/lib/tap.h"
+#include "guest-tests/lib/harness-serial.h"
 #include "guest-tests/lib/virtio-blk.h"
 
 #include <stdbool.h>
@@ -28,24 +28,15 @@ typedef enum {
 
 typedef struct {
     VblkDevice disk;
-    uint8_t *out;    /* SMOKE_BUFFER_BYTES each */
+    uint8_t *out; /* SMOKE_BUFFER_BYTES each */
     uint8_t *in;
-    bool qemu;       /* vmm=qemu: cases skip where it legitimately differs */
-    bool read_only;  /* the device offers VIRTIO_BLK_F_RO */
+    bool qemu;      /* vmm=qemu: cases skip where it legitimately differs */
+    bool read_only; /* the device offers VIRTIO_BLK_F_RO */
     uint16_t nb_queues;
     uint64_t offered; /* feature bits */
 } Smoke;
 
 extern Smoke smoke;
-
-extern const TapCase smoke_device_cases[];
-extern const size_t smoke_nb_device_cases;
-extern const TapCase smoke_request_cases[];
-extern const size_t smoke_nb_request_cases;
-extern const TapCase smoke_reset_cases[];
-extern const size_t smoke_nb_reset_cases;
-extern const TapCase smoke_hostile_cases[];
-extern const size_t smoke_nb_hostile_cases;
 
 /* smoke_start - all queues, every feature except @without; false on failure */
 bool smoke_start(uint64_t without);
@@ -64,8 +55,7 @@ bool smoke_is_filled(const uint8_t *p, uint32_t len_bytes, uint32_t seed);
 bool smoke_is_all(const uint8_t *p, uint32_t len_bytes, uint8_t byte);
 
 /* smoke_round_trip - write a pattern and read it back through queue @q */
-bool smoke_round_trip(VblkQueue *q, uint64_t sector, uint32_t len_bytes,
-                      uint32_t seed);
+bool smoke_round_trip(VblkQueue *q, uint64_t sector, uint32_t len_bytes, uint32_t seed);
 
 /*
  * smoke_offer_chain - put @nb_descs descriptors at the start of the table,

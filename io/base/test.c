@@ -1,5 +1,5 @@
 /*
- * test.c - running TEST()s, each in a process of its own, and telling the outcome as TAP
+ * test.c - the harness's back end on a host: each test in a process of its own
  *
  * The parent prints TAP on standard output and nothing else there; diagnostics go to standard error
  * as "# file:line: text". What a test has to say to the parent (failed, skipped and why) lies in
@@ -15,88 +15,66 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define TIMEOUT_S_DEFAULT   30
-#define BACKTRACE_GRACE_MS  2000 /* for a hung test to print where it is */
-#define BACKTRACE_FRAMES    48
-#define SIGNAL_STACK_BYTES  65536
-#define DEATH_TEXT_BYTES    4096
+#include "guest-tests/harness/harness-backend.h"
 
-typedef struct Outcome {
-    _Atomic bool failed;
-    _Atomic bool skipped;
-    char skip_reason[256];
-} Outcome;
+#define TIMEOUT_S_DEFAULT  30
+#define BACKTRACE_GRACE_MS 2000 /* for a hung test to print where it is */
+#define BACKTRACE_FRAMES   48
+#define SIGNAL_STACK_BYTES 65536
+#define DEATH_TEXT_BYTES   4096
 
-static TestCase *first_test, **last_test = &first_test;
-static Outcome *outcome;
+static TestOutcome *outcome;
+static int nb_filters;
+static char **filters;
 static bool no_fork;
 static unsigned test_number; /* the running one, from 1 */
-static const TestCase *running;
+static const TestRun *running;
 
-void test_register(TestCase *test)
+/* --- output --- */
+
+void backend_print(const char *fmt, ...)
 {
-    *last_test = test;
-    last_test = &test->next;
+    va_list args;
+
+    va_start(args, fmt);
+    vprintf(fmt, args);
+    va_end(args);
+    fflush(stdout);
 }
 
-/* --- diagnostics --- */
-
-static PRINTF(3, 0) void print_failure(const char *file, int line, const char *fmt, va_list args)
+void backend_print_failure(const char *file, int line, const char *fmt, va_list args)
 {
     flockfile(stderr);
     fprintf(stderr, "# %s:%d: ", file, line);
     vfprintf(stderr, fmt, args);
     fputc('\n', stderr);
     funlockfile(stderr);
-    atomic_store(&outcome->failed, true);
 }
 
-void test_fail(const char *file, int line, const char *fmt, ...)
+void backend_format(char *buffer, size_t size_bytes, const char *fmt, va_list args)
 {
-    va_list args;
-
-    va_start(args, fmt);
-    print_failure(file, line, fmt, args);
-    va_end(args);
+    vsnprintf(buffer, size_bytes, fmt, args);
 }
 
-void test_fail_abort(const char *file, int line, const char *fmt, ...)
+void backend_leave(void)
 {
-    va_list args;
-
-    va_start(args, fmt);
-    print_failure(file, line, fmt, args);
-    va_end(args);
-    abort();
-}
-
-static void print_result(const char *verdict, const char *directive, const char *reason)
-{
-    printf("%s %u - %s%s%s\n", verdict, test_number, running->name, directive, reason);
-    fflush(stdout);
-}
-
-void test_skip(const char *fmt, ...)
-{
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(outcome->skip_reason, sizeof(outcome->skip_reason), fmt, args);
-    va_end(args);
-    atomic_store(&outcome->skipped, true);
+    if (test_has_failed()) {
+        abort();
+    }
     if (no_fork) {
-        print_result("ok", " # SKIP ", outcome->skip_reason);
+        backend_print("ok %u - %s # SKIP %s\n", test_number, running->name, outcome->skip_reason);
     }
     fflush(NULL);
     _exit(0);
 }
+
+/* --- crashes --- */
 
 static void crash_signal(int signo)
 {
@@ -138,7 +116,15 @@ static void disable_core_dumps(void)
 
 /* --- one test --- */
 
-static NORETURN void run_as_child(const TestCase *test, pid_t parent)
+static void run_here(const TestRun *run)
+{
+    run->test->run(run->variant);
+    if (run->test->finish) {
+        run->test->finish(run->variant);
+    }
+}
+
+static NORETURN void run_as_child(const TestRun *run, pid_t parent)
 {
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -147,17 +133,18 @@ static NORETURN void run_as_child(const TestCase *test, pid_t parent)
     }
     disable_core_dumps();
     install_crash_handler();
-    test->fn();
+    run_here(run);
     fflush(NULL);
-    exit(atomic_load(&outcome->failed) ? 1 : 0);
+    exit(test_has_failed() ? 1 : 0);
 }
 
-static int timeout_ms(void)
+static int timeout_ms(const TestRun *run)
 {
     const char *text = getenv("TEST_TIMEOUT_S");
     int seconds = text ? atoi(text) : 0;
 
-    return MIN(seconds > 0 ? seconds : TIMEOUT_S_DEFAULT, 3600) * 1000;
+    seconds = MAX(seconds > 0 ? seconds : TIMEOUT_S_DEFAULT, (int)run->test->timeout_s);
+    return MIN(seconds, 3600) * 1000;
 }
 
 /* Wait for @pidfd's process to end; false when it did not in time. */
@@ -176,7 +163,7 @@ static bool wait_exit(int pidfd, int wait_ms)
 static bool judge(int status, bool timed_out)
 {
     if (timed_out) {
-        fprintf(stderr, "# %s: no end after %d s\n", running->name, timeout_ms() / 1000);
+        fprintf(stderr, "# %s: no end after %d s\n", running->name, timeout_ms(running) / 1000);
         return false;
     }
     if (WIFSIGNALED(status)) {
@@ -184,13 +171,13 @@ static bool judge(int status, bool timed_out)
                 strsignal(WTERMSIG(status)));
         return false;
     }
-    if (WEXITSTATUS(status) != 0 && !atomic_load(&outcome->failed)) {
+    if (WEXITSTATUS(status) != 0 && !test_has_failed()) {
         fprintf(stderr, "# %s: exit status %d\n", running->name, WEXITSTATUS(status));
     }
-    return WEXITSTATUS(status) == 0 && !atomic_load(&outcome->failed);
+    return WEXITSTATUS(status) == 0 && !test_has_failed();
 }
 
-static bool run_forked(const TestCase *test)
+static bool run_forked(const TestRun *run)
 {
     pid_t parent = getpid();
 
@@ -199,7 +186,7 @@ static bool run_forked(const TestCase *test)
     pid_t pid = fork();
 
     if (pid == 0) {
-        run_as_child(test, parent);
+        run_as_child(run, parent);
     }
     if (pid < 0) {
         perror("# fork");
@@ -208,7 +195,7 @@ static bool run_forked(const TestCase *test)
     setpgid(pid, pid); /* in either process, whichever comes first */
 
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    bool timed_out = pidfd >= 0 && !wait_exit(pidfd, timeout_ms());
+    bool timed_out = pidfd >= 0 && !wait_exit(pidfd, timeout_ms(run));
 
     if (timed_out) {
         kill(pid, SIGABRT); /* prints where it hangs */
@@ -229,32 +216,20 @@ static bool run_forked(const TestCase *test)
     return judge(status, timed_out);
 }
 
-static bool run_here(const TestCase *test)
+bool backend_run(const TestRun *run)
 {
-    test->fn();
-    return !atomic_load(&outcome->failed);
-}
-
-static bool run_test(const TestCase *test)
-{
-    running = test;
+    running = run;
     test_number++;
-    atomic_store(&outcome->failed, false);
-    atomic_store(&outcome->skipped, false);
-
-    bool passed = no_fork ? run_here(test) : run_forked(test);
-
-    if (passed && atomic_load(&outcome->skipped)) {
-        print_result("ok", " # SKIP ", outcome->skip_reason);
-    } else {
-        print_result(passed ? "ok" : "not ok", "", "");
+    if (no_fork) {
+        run_here(run);
+        return true;
     }
-    return passed;
+    return run_forked(run);
 }
 
 /* --- the program --- */
 
-static bool wanted(const TestCase *test, int nb_filters, char **filters)
+bool backend_wants(const char *name)
 {
     bool any_filter = false;
 
@@ -263,7 +238,7 @@ static bool wanted(const TestCase *test, int nb_filters, char **filters)
             continue;
         }
         any_filter = true;
-        if (strstr(test->name, filters[i])) {
+        if (strstr(name, filters[i])) {
             return true;
         }
     }
@@ -278,8 +253,7 @@ static int parse_arguments(int argc, char **argv, bool *ret_list)
         } else if (strcmp(argv[i], "--no-fork") == 0) {
             no_fork = true;
         } else if (strncmp(argv[i], "--", 2) == 0) {
-            fprintf(stderr, "usage: %s [--list] [--no-fork] [part of a test's name]...\n",
-                    argv[0]);
+            fprintf(stderr, "usage: %s [--list] [--no-fork] [part of a test's name]...\n", argv[0]);
             return -EINVAL;
         }
     }
@@ -289,41 +263,29 @@ static int parse_arguments(int argc, char **argv, bool *ret_list)
 int test_run_all(int argc, char **argv)
 {
     bool list = false;
-    unsigned nb_wanted = 0, nb_failed = 0;
 
     if (parse_arguments(argc, argv, &list) < 0) {
         return 2;
     }
-    for (TestCase *test = first_test; test; test = test->next) {
-        if (wanted(test, argc - 1, argv + 1)) {
-            nb_wanted++;
-            if (list) {
-                puts(test->name);
-            }
-        }
-    }
+    nb_filters = argc - 1;
+    filters = argv + 1;
     if (list) {
+        test_plan(true);
         return 0;
     }
-
-    outcome = mmap(NULL, sizeof(*outcome), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
-                   0);
+    outcome =
+        mmap(NULL, sizeof(*outcome), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (outcome == MAP_FAILED) {
         perror("mmap");
         return 1;
     }
+    test_use_outcome(outcome);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    printf("TAP version 13\n1..%u\n", nb_wanted);
-    if (nb_wanted == 0) {
+    if (test_plan(false) == 0) {
         fprintf(stderr, "# no test has such a name\n");
         return 1;
     }
-    for (TestCase *test = first_test; test; test = test->next) {
-        if (wanted(test, argc - 1, argv + 1)) {
-            nb_failed += !run_test(test);
-        }
-    }
-    return nb_failed > 0 ? 1 : 0;
+    return test_run_wanted() > 0 ? 1 : 0;
 }
 
 /* --- deaths on purpose --- */

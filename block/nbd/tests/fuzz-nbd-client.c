@@ -8,6 +8,7 @@
  * With libFuzzer:
  *     clang -fsanitize=fuzzer,address,undefined -g -D_GNU_SOURCE -I. -o fuzz-nbd-client \
  *         block/nbd/tests/{fuzz-nbd-client,nbd-test}.c block/tests/block-test.c io/base/test.c \
+ *         guest-tests/harness/harness.c \
  *         $(find block io -maxdepth 2 -name '*.[cS]' ! -path '*tests*' ! -name 'test.c' \
  *         ! -name '*aarch64*') -luring -lgnutls -lpthread
  *     ./fuzz-nbd-client -max_len=4096 block/nbd/tests/corpus-nbd-client

@@ -106,4 +106,60 @@ TEST(sample, leaves_a_process_behind)
     }
 }
 
+FIXTURE(glass)
+{
+    int content;
+};
+
+FIXTURE_VARIANT(glass)
+{
+    int content;
+};
+
+FIXTURE_VARIANT_ADD(glass, half_full) { .content = 1 };
+FIXTURE_VARIANT_ADD(glass, cracked) { .content = -1 };
+
+FIXTURE_SETUP(glass)
+{
+    ASSERT_EQ(self->content, 0);
+    EXPECT_GE(variant->content, 0);
+    self->content = variant->content;
+}
+
+FIXTURE_TEARDOWN(glass)
+{
+    fprintf(stderr, "emptied %d\n", self->content);
+}
+
+TEST_F(glass, holds_water)
+{
+    self->content++;
+    EXPECT_EQ(self->content, 2);
+}
+
+FIXTURE(plain)
+{
+    int answer;
+};
+
+FIXTURE_SETUP(plain)
+{
+    self->answer = 42;
+}
+
+FIXTURE_TEARDOWN(plain)
+{
+}
+
+TEST_F(plain, has_no_variant)
+{
+    EXPECT_EQ(variant, NULL);
+    EXPECT_EQ(self->answer, 42);
+}
+
+TEST_TIMEOUT(sample, takes_its_time, 2)
+{
+    usleep(1200 * 1000);
+}
+
 TEST_MAIN()

@@ -103,6 +103,24 @@ TEST(harness, a_hanging_test_is_killed_after_a_backtrace)
     expect_said(&output, "sample: hangs: no end after 1 s");
 }
 
+TEST(harness, a_test_may_have_more_time_than_others)
+{
+    setenv("TEST_TIMEOUT_S", "1", true);
+    expect("takes_its", "ok 1 - sample: takes_its_time", 0, "");
+}
+
+TEST(harness, a_fixture_is_set_up_and_torn_down_for_each_variant)
+{
+    expect("glass.half", "ok 1 - glass.half_full: holds_water", 0, "emptied 2\n");
+    expect("has_no_variant", "ok 1 - plain: has_no_variant", 0, "");
+}
+
+TEST(harness, a_test_whose_set_up_fails_has_no_body)
+{
+    expect("glass.cracked", "not ok 1 - glass.cracked: holds_water", 1,
+           "left is -1 (0xffffffffffffffff), right is 0 (0x0)\nemptied -1\n");
+}
+
 TEST(harness, an_exit_status_is_a_failure)
 {
     expect("exits", "not ok 1 - sample: exits_with_a_status", 1, "exit status 3");

@@ -1,0 +1,153 @@
+/*
+ * Acpi - the tables, as far as a payload looks into them
+ *
+ * There is no interpreter of AML here.  What a device's _CRS gives is a buffer
+ * of resource descriptors whatever the code around it, so the DSDT is searched
+ * for the _HID and then for the first two descriptors behind it.
+ */
+#include "guest-tests/lib/acpi.h"
+
+#include "guest-tests/lib/boot.h"
+#include "guest-tests/lib/str.h"
+
+#include <stddef.h>
+
+#define HEADER_BYTES          36
+#define HEADER_LENGTH         4
+#define RSDP_BYTES            20
+#define RSDP_REVISION         15
+#define RSDP_RSDT             16
+#define RSDP_XSDT             24
+#define FADT_DSDT             40
+#define FADT_X_DSDT           140
+#define HID_BYTES             8
+#define CRS_SEARCH_BYTES      256
+#define RES_MEMORY32_FIXED    0x86
+#define RES_EXTENDED_IRQ      0x89
+#define RES_MEMORY32_LENGTH   9
+#define RES_MEMORY32_BYTES    12
+#define RES_EXTENDED_IRQ_GSI  5
+
+static uint32_t read32(const uint8_t *p)
+{
+    uint32_t value;
+
+    memcpy(&value, p, sizeof(value));
+    return value;
+}
+
+static uint64_t read64(const uint8_t *p)
+{
+    return read32(p) | (uint64_t)read32(p + 4) << 32;
+}
+
+static const uint8_t *at(uint64_t gpa)
+{
+    return (const uint8_t *)(uintptr_t)gpa;
+}
+
+static bool sums_to_0(const uint8_t *p, uint32_t len_bytes)
+{
+    uint8_t sum = 0;
+
+    while (len_bytes-- > 0) {
+        sum = (uint8_t)(sum + *p++);
+    }
+    return sum == 0;
+}
+
+static bool is_table(const uint8_t *table, const char *signature)
+{
+    return memcmp(table, signature, 4) == 0 &&
+           read32(table + HEADER_LENGTH) >= HEADER_BYTES &&
+           sums_to_0(table, read32(table + HEADER_LENGTH));
+}
+
+/* The table that the root table names under @signature, or NULL. */
+static const uint8_t *find_table(const char *signature)
+{
+    const uint8_t *rsdp = at(boot_info.rsdp_gpa);
+    bool wide;
+
+    if (!rsdp || !sums_to_0(rsdp, RSDP_BYTES)) {
+        return NULL;
+    }
+    wide = rsdp[RSDP_REVISION] >= 2 && read64(rsdp + RSDP_XSDT);
+
+    const uint8_t *root =
+        at(wide ? read64(rsdp + RSDP_XSDT) : read32(rsdp + RSDP_RSDT));
+    uint32_t entry_bytes = wide ? 8 : 4;
+
+    if (!is_table(root, wide ? "XSDT" : "RSDT")) {
+        return NULL;
+    }
+    for (uint32_t i = HEADER_BYTES; i < read32(root + HEADER_LENGTH);
+         i += entry_bytes) {
+        const uint8_t *table =
+            at(wide ? read64(root + i) : read32(root + i));
+
+        if (is_table(table, signature)) {
+            return table;
+        }
+    }
+    return NULL;
+}
+
+bool acpi_is_sound(void)
+{
+    return find_table("FACP") != NULL;
+}
+
+static const uint8_t *find_dsdt(void)
+{
+    const uint8_t *fadt = find_table("FACP");
+    uint64_t gpa = 0;
+
+    if (fadt && read32(fadt + HEADER_LENGTH) >= FADT_X_DSDT + 8) {
+        gpa = read64(fadt + FADT_X_DSDT);
+    }
+    if (fadt && !gpa) {
+        gpa = read32(fadt + FADT_DSDT);
+    }
+    return gpa && is_table(at(gpa), "DSDT") ? at(gpa) : NULL;
+}
+
+/* Both descriptors between @p and @end; false if one is missing. */
+static bool read_resources(const uint8_t *p, const uint8_t *end,
+                           AcpiVirtioMmio *ret_device)
+{
+    bool has_memory = false;
+
+    for (; p + RES_MEMORY32_BYTES <= end; p++) {
+        if (!has_memory && p[0] == RES_MEMORY32_FIXED &&
+            p[1] == RES_MEMORY32_LENGTH && p[2] == 0) {
+            ret_device->gpa = read32(p + 4);
+            ret_device->size_bytes = read32(p + 8);
+            has_memory = true;
+            p += RES_MEMORY32_BYTES - 1;
+        } else if (has_memory && p[0] == RES_EXTENDED_IRQ) {
+            ret_device->gsi = read32(p + RES_EXTENDED_IRQ_GSI);
+            return true;
+        }
+    }
+    return false;
+}
+
+bool acpi_find_virtio_mmio(unsigned nth, AcpiVirtioMmio *ret_device)
+{
+    const uint8_t *dsdt = find_dsdt();
+
+    if (!dsdt) {
+        return false;
+    }
+
+    const uint8_t *end = dsdt + read32(dsdt + HEADER_LENGTH);
+    for (const uint8_t *p = dsdt; p + HID_BYTES <= end; p++) {
+        if (memcmp(p, "LNRO0005", HID_BYTES) == 0 && nth-- == 0) {
+            const uint8_t *stop = p + CRS_SEARCH_BYTES;
+
+            return read_resources(p, stop < end ? stop : end, ret_device);
+        }
+    }
+    return false;
+}

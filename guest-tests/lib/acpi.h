@@ -1,0 +1,28 @@
+/*
+ * Acpi - the tables, as far as a payload looks into them
+ *
+ * Layer:     guest-tests/lib (freestanding; links nothing of penstock)
+ * Threading: any processor.
+ * Lifetime:  tables stay where firmware or the VMM put them.
+ * Spec:      ACPI 6.4, 5.2; 6.4.3 and 20.2 for what is searched in the DSDT
+ */
+#ifndef GUEST_TESTS_LIB_ACPI_H
+#define GUEST_TESTS_LIB_ACPI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* A device of _HID LNRO0005, as Linux finds it. */
+typedef struct {
+    uint64_t gpa;
+    uint32_t size_bytes;
+    uint32_t gsi;
+} AcpiVirtioMmio;
+
+/* acpi_is_sound - whether root pointer, XSDT and FADT are there and sum to 0 */
+bool acpi_is_sound(void);
+
+/* acpi_find_virtio_mmio - the @nth device; false if there are fewer */
+bool acpi_find_virtio_mmio(unsigned nth, AcpiVirtioMmio *ret_device);
+
+#endif
