@@ -240,6 +240,9 @@ static int blk_configure(VirtioBlk *vblk, const VirtioBlkParams *params, const G
         return error_set(err, -EINVAL, "%s: queue-size: %u has no room for header, data and status",
                          params->id, queue_size);
     }
+    if (params->packed) {
+        vdev_offer_packed(&vblk->vdev);
+    }
     if ((ret = choose_block_bytes(vblk, params, err)) < 0 ||
         (ret = choose_seg_max(vblk, params, queue_size, err)) < 0) {
         return ret;

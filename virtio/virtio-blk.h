@@ -42,8 +42,9 @@ typedef struct VirtioBlkParams {
     uint32_t seg_max;     /* data segments a request; 0 = min(queue_size - 2, 126) */
     uint32_t block_bytes; /* logical block size; 0 = the backend's */
     bool read_only;
+    bool packed; /* offer packed rings, which the driver may choose */
     VirtioBlkOnError on_read_error;
-    VirtioBlkOnError on_write_error; /* write, flush, discard, write-zeroes */
+    VirtioBlkOnError on_write_error;  /* write, flush, discard, write-zeroes */
     const VirtioBlkStopOps *stop_ops; /* needed where one of these stops; borrowed */
     void *stop_opaque;
 } VirtioBlkParams;

@@ -127,6 +127,12 @@ void vdev_set_transport(VirtioDevice *vdev, const VirtioTransportOps *transport,
     vdev->transport_opaque = opaque;
 }
 
+void vdev_offer_packed(VirtioDevice *vdev)
+{
+    assert(vdev_status(vdev) == 0);
+    vdev->offer_packed = true;
+}
+
 void vdev_set_queue_context(VirtioDevice *vdev, unsigned index, AioContext *ctx)
 {
     assert(index < vdev->nb_queues && !vdev->queues[index].started);
@@ -137,7 +143,8 @@ void vdev_set_queue_context(VirtioDevice *vdev, unsigned index, AioContext *ctx)
 
 uint64_t vdev_features_offered(VirtioDevice *vdev)
 {
-    return vdev->ops->features(vdev) | COMMON_FEATURES;
+    return vdev->ops->features(vdev) | COMMON_FEATURES |
+           (vdev->offer_packed ? FEATURE(VIRTIO_F_RING_PACKED) : 0);
 }
 
 uint32_t vdev_features_read(VirtioDevice *vdev, uint32_t select)

@@ -80,6 +80,7 @@ struct VirtioDevice {
     _Atomic uint8_t status;   /* VIRTIO_CONFIG_S_*; written in main, NEEDS_RESET by any thread */
     uint64_t driver_features; /* what the driver wrote; effective after FEATURES_OK */
     uint32_t config_generation;
+    bool offer_packed;
     bool running; /* DRIVER_OK: enabled queues are started */
     LogLimit log_limit;
     AioBh *needs_reset_bh; /* main: tells the driver and the log */
@@ -100,6 +101,8 @@ void vdev_finish(VirtioDevice *vdev);
 
 void vdev_set_transport(VirtioDevice *vdev, const VirtioTransportOps *transport, void *opaque)
     NONNULL(1, 2);
+/* vdev_offer_packed - let the driver choose packed rings (VIRTIO_F_RING_PACKED). Before it is there. */
+void vdev_offer_packed(VirtioDevice *vdev) NONNULL(1);
 /* Home context of a stopped queue. */
 void vdev_set_queue_context(VirtioDevice *vdev, unsigned index, AioContext *ctx) NONNULL(1, 3);
 

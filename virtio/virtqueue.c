@@ -30,6 +30,8 @@
 
 #include "virtio/virtio-device.h"
 
+#define PACKED_BEGIN (1u << VRING_PACKED_EVENT_F_WRAP_CTR) /* slot 0 in the first lap */
+
 /* --- registers and memory --- */
 
 static void flush_cb(void *opaque)
@@ -69,7 +71,6 @@ void vq_reset_config(VirtQueue *vq)
     vq->cfg_size = vq->max_size;
     vq->cfg_enabled = false;
     vq->cfg_desc_gpa = vq->cfg_avail_gpa = vq->cfg_used_gpa = 0;
-    vq->base = (VqBase){ 0 };
     vq->base_given = false;
     vq->broken = false;
     vq->broken_told = false;
@@ -85,7 +86,17 @@ void vq_set_base(VirtQueue *vq, VqBase base)
 VqBase vq_base(const VirtQueue *vq)
 {
     assert(!vq->started);
-    return vq->base;
+    if (vq->base_given) {
+        return vq->base;
+    }
+    return vdev_has_feature(vq->vdev, VIRTIO_F_RING_PACKED) ? (VqBase){ PACKED_BEGIN, PACKED_BEGIN }
+                                                            : (VqBase){ 0 };
+}
+
+/* How many different heads there may be. */
+static size_t nb_heads(const VirtQueue *vq)
+{
+    return vq->is_packed ? UINT16_MAX + 1 : vq->size;
 }
 
 static size_t iov_memory_bytes(const VirtQueue *vq)
@@ -116,7 +127,7 @@ static int elems_create(VirtQueue *vq, size_t elem_bytes, Error *err)
     vq->elem_bytes = ALIGN_UP(elem_bytes, CACHE_LINE_BYTES);
     vq->iov_memory = iov_memory == MAP_FAILED ? NULL : iov_memory;
     vq->elem_memory = aligned_alloc(CACHE_LINE_BYTES, vq->size * vq->elem_bytes);
-    vq->head_in_flight = calloc(vq->size, 1);
+    vq->head_in_flight = calloc(nb_heads(vq), 1);
     if (!vq->iov_memory || !vq->elem_memory || !vq->head_in_flight) {
         elems_destroy(vq);
         return error_set(err, -ENOMEM, "queue %u: out of memory for %u requests", vq->index,
@@ -141,12 +152,13 @@ co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err)
     int ret;
 
     assert(!vq->started && vq->in_flight == 0);
-    if ((ret = vring_split_setup(vq, err)) < 0 || (ret = elems_create(vq, elem_bytes, err)) < 0) {
+    vq->is_packed = vdev_has_feature(vq->vdev, VIRTIO_F_RING_PACKED);
+    vq->event_idx = vdev_has_feature(vq->vdev, VIRTIO_RING_F_EVENT_IDX);
+    vq->indirect = vdev_has_feature(vq->vdev, VIRTIO_RING_F_INDIRECT_DESC);
+    if ((ret = vring_setup(vq, err)) < 0 || (ret = elems_create(vq, elem_bytes, err)) < 0) {
         return ret;
     }
     vq->used_published = vq->used_signalled = vq->used_idx;
-    vq->event_idx = vdev_has_feature(vq->vdev, VIRTIO_RING_F_EVENT_IDX);
-    vq->indirect = vdev_has_feature(vq->vdev, VIRTIO_RING_F_INDIRECT_DESC);
     vq->notifications_on = true;
     vq->polling = false;
     vq->broken = false;
@@ -185,7 +197,7 @@ co_fn void vq_co_stop(VirtQueue *vq)
     become_idle(vq);
     vq->started = false;
     aio_co_reschedule_self(aio_main());
-    vq_set_base(vq, vring_split_base(vq));
+    vq_set_base(vq, vring_base(vq));
     elems_destroy(vq);
 }
 
@@ -239,12 +251,12 @@ VqElem *vq_pop(VirtQueue *vq)
         return NULL;
     }
     if (unlikely(!elem)) {
-        if (vring_split_has_work(vq)) {
+        if (vring_has_work(vq)) {
             vq_break(vq, "more chains made available than the queue holds");
         }
         return NULL;
     }
-    if (vring_split_pop(vq, elem) <= 0) {
+    if (vring_pop(vq, elem) <= 0) {
         return NULL;
     }
     vq->free_elems = elem->next_free;
@@ -268,7 +280,7 @@ static inline void elem_free(VirtQueue *vq, VqElem *elem)
 
 static void publish(VirtQueue *vq)
 {
-    vring_split_publish(vq);
+    vring_publish(vq);
     vq->used_published = vq->used_idx;
     vq_count(&vq->stats.batches);
 }
@@ -276,7 +288,7 @@ static void publish(VirtQueue *vq)
 void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes)
 {
     assert(elem->in_use);
-    vring_split_push(vq, elem, written_bytes);
+    vring_push(vq, elem, written_bytes);
     vq->used_idx++;
     if ((uint16_t)(vq->used_idx - vq->used_published) >= VQ_PUBLISH_MAX) {
         publish(vq);
@@ -306,7 +318,7 @@ void vq_flush(VirtQueue *vq)
 
     vq_publish(vq);
     vq->used_signalled = vq->used_published;
-    if (vq->used_published != from && vring_split_wants_signal(vq, from, vq->used_published)) {
+    if (vq->used_published != from && vring_wants_signal(vq, from, vq->used_published)) {
         vq_interrupt(vq);
     }
 }
@@ -314,7 +326,7 @@ void vq_flush(VirtQueue *vq)
 bool vq_has_work(VirtQueue *vq)
 {
     return vq->active && !atomic_load_explicit(&vq->paused, memory_order_relaxed) &&
-           vring_split_has_work(vq);
+           vring_has_work(vq);
 }
 
 bool vq_enable_notifications(VirtQueue *vq)
@@ -324,18 +336,18 @@ bool vq_enable_notifications(VirtQueue *vq)
     }
     if (!vq->notifications_on) {
         vq->notifications_on = true;
-        vring_split_ask_kicks(vq, true);
-        /* pairs with the driver's barrier between avail->idx and its decision to kick */
+        vring_ask_kicks(vq, true);
+        /* pairs with the driver's barrier between what it offers and its decision to kick */
         vq_store_load_barrier();
     }
-    return vring_split_has_work(vq);
+    return vring_has_work(vq);
 }
 
 void vq_disable_notifications(VirtQueue *vq)
 {
     if (vq->active && vq->notifications_on) {
         vq->notifications_on = false;
-        vring_split_ask_kicks(vq, false);
+        vring_ask_kicks(vq, false);
     }
 }
 

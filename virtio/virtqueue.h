@@ -7,14 +7,15 @@
  * Lifetime:  embedded in the device. vq_co_start()/vq_co_stop() bracket guest use. Elements
  *            borrow guest memory and the queue; all are pushed (or detached) before
  *            vq_co_stop() returns.
- * Spec:      VIRTIO 1.2 section 2.6-2.7
+ * Spec:      VIRTIO 1.2 section 2.6-2.8
  *
  * Element life: free -> popped -> pushed or detached -> free. At most `size` elements are popped
  * and not pushed at any time, which also bounds what a guest can make the device hold: a head that
  * the guest makes available twice while in flight breaks the queue.
  *
- * virtqueue.c: life cycle and elements. vring-split.c: the ring's format; vring-chain.h: what any
- * format does with a descriptor. virtio-notify.c: doorbell, polling, interrupts.
+ * virtqueue.c: life cycle and elements. vring-split.c and vring-packed.c: the two formats of a ring,
+ * behind the vring_ functions of virtqueue-int.h; vring-chain.h: what both do with a descriptor.
+ * virtio-notify.c: doorbell, polling, interrupts.
  *
  * What the guest did wrong breaks the queue (vq_break): the reason is logged once, the device shows
  * NEEDS_RESET, the queue takes no further request until it has been reset; other queues go on.
@@ -42,9 +43,10 @@ typedef struct VqElem {
     VirtQueue *vq;
     uint64_t out_bytes; /* of the readable part */
     uint64_t in_bytes;  /* of the writable part */
-    uint16_t head;      /* descriptor index of the chain */
+    uint16_t head;      /* descriptor index of the chain; packed: the buffer's id, any number */
     uint16_t nb_out;
     uint16_t nb_in;
+    uint16_t nb_slots; /* packed: of the ring, that the chain takes */
     bool in_use;
     struct VqElem *next_free;
     struct iovec *iov_large; /* VQ_ELEM_IOV_MAX */
@@ -53,7 +55,8 @@ typedef struct VqElem {
 
 /*
  * Where a queue stands: what it takes next and what it uses next. Split: indices; the used one is
- * not looked at when a queue starts, since the ring tells it.
+ * not looked at when a queue starts, since the ring tells it. Packed: slots, with the wrap counter
+ * in bit 15.
  */
 typedef struct VqBase {
     uint16_t avail;
@@ -68,6 +71,25 @@ typedef struct VringSplit {
     uint16_t last_avail; /* next available entry to take */
     uint16_t avail_seen; /* avail->idx when last looked: fewer looks at the shared line */
 } VringSplit;
+
+/* A slot of a packed ring, and the AVAIL and USED flags that are due there in this lap. */
+typedef struct VringPackedPos {
+    uint16_t slot;
+    uint16_t flags;
+} VringPackedPos;
+
+/* The packed ring (vring-packed.c). Home; set up by main. */
+typedef struct VringPacked {
+    struct vring_packed_desc *desc; /* guest memory, checked at start */
+    struct vring_packed_desc_event *driver_event;
+    struct vring_packed_desc_event *device_event;
+    VringPackedPos avail;       /* next chain to take */
+    VringPackedPos used;        /* next used descriptor to write */
+    uint16_t slots_out;         /* of the chains that were popped and not pushed */
+    uint16_t first_flags;       /* to be stored in first, which publishes it and those behind it */
+    uint32_t slots_unsignalled; /* passed by used since the last interrupt decision */
+    struct vring_packed_desc *first;
+} VringPacked;
 
 /* How the queue interrupts its driver. The transport fills it. */
 typedef struct VqInterrupt {
@@ -89,7 +111,8 @@ struct VirtQueue {
     struct VirtioDevice *vdev;
     AioContext *ctx; /* home; written by main, stopped, or by vq_co_move() */
     const GuestMemory *gm;
-    uint16_t size; /* power of 2 */
+    uint16_t size; /* split: a power of 2 */
+    bool is_packed;
     bool event_idx;
     bool indirect;
     bool active; /* started and not broken */
@@ -98,7 +121,10 @@ struct VirtQueue {
     _Atomic bool paused; /* nothing is popped; main: vdev_pause() */
 
     /* written on every request, by the home context only */
-    VringSplit split CACHE_ALIGNED;
+    union {
+        VringSplit split;
+        VringPacked packed; /* is_packed */
+    } CACHE_ALIGNED;
     uint16_t used_idx;       /* elements used, and before the queue was started; wraps around */
     uint16_t used_published; /* of these the driver sees */
     uint16_t used_signalled; /* used_published at the last interrupt decision */
@@ -106,7 +132,7 @@ struct VirtQueue {
     bool polling;               /* a polling window is open: notifications stay off */
     _Atomic unsigned in_flight; /* popped, not yet pushed */
     VqElem *free_elems;
-    uint8_t *head_in_flight;         /* a byte for each head */
+    uint8_t *head_in_flight;         /* a byte for each head there may be */
     const GuestMemoryRegion *region; /* of the last buffer: most are in the same one */
     AioDefer flush;
     Coroutine *idle_waiter; /* in vq_co_stop() or vq_co_move(), until in_flight is 0 */
@@ -155,8 +181,8 @@ VqBase vq_base(const VirtQueue *vq) NONNULL(1);
  * vq_co_start - check the ring the driver has set up, then attach the doorbell in the home context
  * Whatever the driver made available before is served (the queue kicks itself).
  * @elem_bytes  size of the device's request, which begins with a VqElem
- * Errors: -EINVAL ring outside memory, size 0, too large or not a power of 2, misaligned: the
- *         caller breaks the device with @err; -ENOMEM.
+ * Errors: -EINVAL ring outside memory or misaligned, no size or base for its format: the caller
+ *         breaks the device with @err; -ENOMEM.
  * Context: coroutine in the main context (hops to the home context and back).
  */
 co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err) NONNULL(1) WARN_UNUSED;
@@ -185,7 +211,8 @@ VqElem *vq_pop(VirtQueue *vq) NONNULL(1);
  * once, at the end of the pass. Home. */
 void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes) NONNULL(1, 2);
 
-/* vq_detach - give the element back without using it (the queue is being reset). Home. */
+/* vq_detach - give the element back without using it: the queue is broken or about to be reset, as
+ * the slots of a packed ring do not come back. Home. */
 void vq_detach(VirtQueue *vq, VqElem *elem) NONNULL(1, 2);
 
 /* vq_publish - let the driver see what was pushed; the interrupt is decided at the end of the pass.
@@ -200,7 +227,7 @@ void vq_flush(VirtQueue *vq) NONNULL(1);
 bool vq_has_work(VirtQueue *vq) NONNULL(1);
 
 /* vq_enable_notifications - ask for kicks; true when something arrived in between and the caller
- * must go round again. Has the store-load barrier of VIRTIO 2.7.7.2/2.7.10. Home. */
+ * must go round again. Has the store-load barrier of VIRTIO 2.7.7.2/2.7.10/2.8.14. Home. */
 bool vq_enable_notifications(VirtQueue *vq) NONNULL(1) WARN_UNUSED;
 void vq_disable_notifications(VirtQueue *vq) NONNULL(1);
 

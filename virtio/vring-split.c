@@ -105,7 +105,7 @@ int vring_split_setup(VirtQueue *vq, Error *err)
     }
     vq->size = size;
     vq->region = gm_find(vq->gm, GPA(vq->cfg_desc_gpa));
-    ring->last_avail = ring->avail_seen = vq->base_given ? vq->base.avail : 0;
+    ring->last_avail = ring->avail_seen = vq_base(vq).avail;
     vq->used_idx = vq->base_given ? shared_load16(&ring->used->idx) : 0;
     return 0;
 }

@@ -64,6 +64,13 @@ AioContext *guest_main_context(Error *err)
     return ctx;
 }
 
+bool guest_wants_packed(void)
+{
+    const char *name = getenv("TEST_RING");
+
+    return name && strcmp(name, "packed") == 0;
+}
+
 static int attach_doorbell(void *opaque, unsigned index, EventNotifier *en)
 {
     GuestTransport *transport = opaque;
@@ -236,7 +243,7 @@ void dev_settle(void)
 
 /* --- the ring --- */
 
-void ring_place(RingDriver *ring, Guest *guest, uint16_t size, bool event_idx)
+void ring_place(RingDriver *ring, Guest *guest, uint16_t size)
 {
     size_t desc_bytes = sizeof(struct vring_desc) * size;
     size_t avail_bytes = sizeof(struct vring_avail) + sizeof(uint16_t) * (size + 1u);
@@ -255,7 +262,6 @@ void ring_place(RingDriver *ring, Guest *guest, uint16_t size, bool event_idx)
     memset(ring->desc, 0, desc_bytes);
     memset(ring->avail, 0, avail_bytes);
     memset(ring->used, 0, used_bytes);
-    ring->event_idx = event_idx;
     ring->next_free = calloc(size, sizeof(*ring->next_free));
     for (unsigned i = 0; i < size; i++) {
         ring->next_free[i] = (uint16_t)(i + 1);
@@ -263,9 +269,20 @@ void ring_place(RingDriver *ring, Guest *guest, uint16_t size, bool event_idx)
     ring->nb_free = size;
 }
 
+void ring_set_features(RingDriver *ring, uint64_t features)
+{
+    ring->event_idx = features & FEATURE(VIRTIO_RING_F_EVENT_IDX);
+    ring->is_packed = features & FEATURE(VIRTIO_F_RING_PACKED);
+    if (ring->is_packed && !ring->packed.desc) {
+        ring_packed_init(&ring->packed, ring->desc, ring->avail, ring->used, ring->size);
+    }
+}
+
 void ring_init(RingDriver *ring, Guest *guest, VirtioDevice *vdev, unsigned index, uint16_t size)
 {
-    ring_place(ring, guest, size, vdev_has_feature(vdev, VIRTIO_RING_F_EVENT_IDX));
+    ring_place(ring, guest, size);
+    ring_set_features(ring,
+                      vdev_status(vdev) & VIRTIO_CONFIG_S_FEATURES_OK ? vdev->driver_features : 0);
     ring->vdev = vdev;
     ring->vq = vdev_queue(vdev, index);
     ring->index = index;
@@ -283,6 +300,7 @@ void ring_init(RingDriver *ring, Guest *guest, VirtioDevice *vdev, unsigned inde
 void ring_finish(RingDriver *ring)
 {
     free(ring->next_free);
+    ring_packed_finish(&ring->packed);
 }
 
 void ring_write_desc(void *desc, uint64_t gpa, uint32_t len, uint16_t flags, uint16_t next)
@@ -300,12 +318,13 @@ void ring_set_desc(RingDriver *ring, unsigned i, uint64_t gpa, uint32_t len, uin
     ring_write_desc(&ring->desc[i], gpa, len, flags, next);
 }
 
-static uint16_t take_free(RingDriver *ring)
+/* A descriptor, or of a packed ring an id with @nb slots. */
+static uint16_t take_free(RingDriver *ring, unsigned nb)
 {
     uint16_t i = ring->free_head;
 
-    assert(ring->nb_free > 0);
-    ring->nb_free--;
+    assert(ring->nb_free >= nb);
+    ring->nb_free -= (uint16_t)nb;
     ring->free_head = ring->next_free[i];
     return i;
 }
@@ -315,13 +334,28 @@ static uint16_t buf_flags(const RingBuf *bufs, unsigned nb_bufs, unsigned i)
     return (bufs[i].writable ? VRING_DESC_F_WRITE : 0) | (i + 1 < nb_bufs ? VRING_DESC_F_NEXT : 0);
 }
 
+static uint16_t packed_add(RingDriver *ring, const RingBuf *bufs, unsigned nb_bufs)
+{
+    uint16_t id = take_free(ring, nb_bufs);
+
+    for (unsigned b = 0; b < nb_bufs; b++) {
+        ring_packed_put(&ring->packed, bufs[b].gpa, bufs[b].len, buf_flags(bufs, nb_bufs, b), id);
+    }
+    ring->packed.nb_slots[id] = (uint16_t)nb_bufs;
+    ring->avail_idx++;
+    return id;
+}
+
 uint16_t ring_add(RingDriver *ring, const RingBuf *bufs, unsigned nb_bufs)
 {
-    uint16_t head = take_free(ring), i = head;
+    if (ring->is_packed) {
+        return packed_add(ring, bufs, nb_bufs);
+    }
+    uint16_t head = take_free(ring, 1), i = head;
 
     for (unsigned b = 0; b < nb_bufs; b++) {
         bool last = b + 1 == nb_bufs;
-        uint16_t next = last ? 0 : take_free(ring);
+        uint16_t next = last ? 0 : take_free(ring, 1);
 
         ring_set_desc(ring, i, bufs[b].gpa, bufs[b].len, buf_flags(bufs, nb_bufs, b), next);
         if (!last) {
@@ -332,11 +366,31 @@ uint16_t ring_add(RingDriver *ring, const RingBuf *bufs, unsigned nb_bufs)
     return head;
 }
 
+static uint16_t packed_add_indirect(RingDriver *ring, uint64_t table_gpa, const RingBuf *bufs,
+                                    unsigned nb_bufs)
+{
+    struct vring_packed_desc *table = guest_ptr(ring->guest, table_gpa);
+    uint16_t id = take_free(ring, 1);
+
+    for (unsigned b = 0; b < nb_bufs; b++) {
+        ring_packed_write_desc(&table[b], bufs[b].gpa, bufs[b].len,
+                               bufs[b].writable ? VRING_DESC_F_WRITE : 0, 0);
+    }
+    ring_packed_put(&ring->packed, table_gpa, nb_bufs * (uint32_t)sizeof(*table),
+                    VRING_DESC_F_INDIRECT, id);
+    ring->packed.nb_slots[id] = 1;
+    ring->avail_idx++;
+    return id;
+}
+
 uint16_t ring_add_indirect(RingDriver *ring, uint64_t table_gpa, const RingBuf *bufs,
                            unsigned nb_bufs)
 {
+    if (ring->is_packed) {
+        return packed_add_indirect(ring, table_gpa, bufs, nb_bufs);
+    }
     struct vring_desc *table = guest_ptr(ring->guest, table_gpa);
-    uint16_t head = take_free(ring);
+    uint16_t head = take_free(ring, 1);
 
     for (unsigned b = 0; b < nb_bufs; b++) {
         ring_write_desc(&table[b], bufs[b].gpa, bufs[b].len, buf_flags(bufs, nb_bufs, b),
@@ -350,6 +404,12 @@ uint16_t ring_add_indirect(RingDriver *ring, uint64_t table_gpa, const RingBuf *
 
 void ring_free(RingDriver *ring, uint16_t head)
 {
+    if (ring->is_packed) {
+        ring->next_free[head] = ring->free_head;
+        ring->free_head = head;
+        ring->nb_free += ring->packed.nb_slots[head];
+        return;
+    }
     for (uint16_t i = head;;) {
         uint16_t flags = le16toh(ring->desc[i].flags), next = le16toh(ring->desc[i].next);
 
@@ -377,6 +437,10 @@ void ring_publish_index(RingDriver *ring, uint16_t idx)
 
 void ring_publish(RingDriver *ring)
 {
+    if (ring->is_packed) {
+        ring_packed_publish(&ring->packed);
+        return;
+    }
     ring_publish_index(ring, ring->avail_idx);
 }
 
@@ -391,6 +455,9 @@ bool ring_wants_kick(RingDriver *ring)
 {
     uint16_t old = ring->avail_kicked;
 
+    if (ring->is_packed) {
+        return ring_packed_wants_kick(&ring->packed, ring->event_idx);
+    }
     ring->avail_kicked = ring->avail_idx;
     __sync_synchronize();
     if (ring->event_idx) {
@@ -407,11 +474,20 @@ void ring_kick(RingDriver *ring)
 
 uint16_t ring_used_index(const RingDriver *ring)
 {
+    if (ring->is_packed) {
+        return (uint16_t)(ring->used_seen + ring_packed_nb_used(&ring->packed));
+    }
     return le16toh(__atomic_load_n(&ring->used->idx, __ATOMIC_ACQUIRE));
 }
 
 bool ring_next_used(RingDriver *ring, uint32_t *ret_head, uint32_t *ret_len)
 {
+    if (ring->is_packed) {
+        bool any = ring_packed_next_used(&ring->packed, ret_head, ret_len);
+
+        ring->used_seen += any;
+        return any;
+    }
     if (ring_used_index(ring) == ring->used_seen) {
         return false;
     }
@@ -421,6 +497,30 @@ bool ring_next_used(RingDriver *ring, uint32_t *ret_head, uint32_t *ret_len)
     *ret_len = le32toh(__atomic_load_n(&entry->len, __ATOMIC_RELAXED));
     ring->used_seen++;
     return true;
+}
+
+static void packed_want_interrupt(RingDriver *ring, bool on)
+{
+    uint16_t flags = VRING_PACKED_EVENT_FLAG_DISABLE;
+
+    if (on) {
+        flags = ring->event_idx ? VRING_PACKED_EVENT_FLAG_DESC : VRING_PACKED_EVENT_FLAG_ENABLE;
+    }
+    ring_packed_set_event(&ring->packed, flags,
+                          ring_packed_name(&ring->packed, ring->packed.next_used));
+}
+
+void ring_want_interrupt(RingDriver *ring, bool on)
+{
+    if (ring->is_packed) {
+        packed_want_interrupt(ring, on);
+    } else if (ring->event_idx) {
+        ring_set_used_event(ring, (uint16_t)(ring->used_seen - !on));
+    } else {
+        __atomic_store_n(&ring->avail->flags, htole16(on ? 0 : VRING_AVAIL_F_NO_INTERRUPT),
+                         __ATOMIC_RELAXED);
+        __sync_synchronize();
+    }
 }
 
 void ring_set_used_event(RingDriver *ring, uint16_t idx)

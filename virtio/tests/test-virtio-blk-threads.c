@@ -139,8 +139,8 @@ static void wait_for_used(Driver *d)
         sched_yield();
         return;
     }
-    /* pairs with the device's barrier between used index and used_event */
-    ring_set_used_event(&d->ring, d->ring.used_seen);
+    /* pairs with the device's barrier between what it used and its look at the wish */
+    ring_want_interrupt(&d->ring, true);
     if (ring_used_index(&d->ring) == d->ring.used_seen && eventfd_read(d->irq_fd, &count) < 0) {
         abort();
     }
@@ -349,7 +349,10 @@ static void queues_move_at_work(void)
 static main_fn void run_on(const char *disk_options, unsigned nb_iothreads, int64_t poll_max_ns,
                            void (*run)(void))
 {
-    VirtioBlkParams params = { .id = "disk", .nb_queues = NB_QUEUES, .queue_size = QUEUE_SIZE };
+    VirtioBlkParams params = { .id = "disk",
+                               .nb_queues = NB_QUEUES,
+                               .queue_size = QUEUE_SIZE,
+                               .packed = guest_wants_packed() };
     AioParams aio_params = { .poll_max_ns = poll_max_ns };
     IOThread *iothreads[NB_QUEUES];
     Error err;

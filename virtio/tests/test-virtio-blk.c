@@ -42,9 +42,11 @@ static void context_begin(void)
 
 static void device_create(const VirtioBlkParams *params)
 {
+    VirtioBlkParams own = *params;
     Error err;
 
-    vblk = virtio_blk_create(params, blk, &guest.gm, &err);
+    own.packed = guest_wants_packed();
+    vblk = virtio_blk_create(&own, blk, &guest.gm, &err);
     if (!vblk) {
         test_fail_abort(__FILE__, __LINE__, "%s", err.msg);
     }

@@ -461,7 +461,7 @@ void vfe_client_init(VfeClient *client, const VfeClientParams *params)
     for (unsigned i = 0; i < params->nb_queues; i++) {
         VfeQueue *queue = &client->queues[i];
 
-        ring_place(&queue->ring, &client->guest, params->queue_size, false);
+        ring_place(&queue->ring, &client->guest, params->queue_size);
         queue->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         queue->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         queue->err_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -592,7 +592,7 @@ static int start_queues(VfeClient *client)
     for (unsigned i = 0; ret == 0 && i < client->params.nb_queues; i++) {
         VfeQueue *queue = &client->queues[i];
 
-        queue->ring.event_idx = client->features & FEATURE(VIRTIO_RING_F_EVENT_IDX);
+        ring_set_features(&queue->ring, client->features);
         ret = vfe_start_queue(client, i, ring_used_index(&queue->ring));
         eventfd_write(queue->kick_fd, 1);
     }
