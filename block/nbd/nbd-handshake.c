@@ -177,6 +177,14 @@ static co_fn int greet(Handshake *h, bool *ret_fixed)
     return send_bytes(h, buf, NBD_CLIENT_FLAGS_BYTES, "greeting");
 }
 
+/* What servers do that do not like who we are, some of them without a word. */
+#define HINT_IDENTITY " (does it accept our key or certificate?)"
+
+static bool ended(int code)
+{
+    return code == -ECONNRESET || code == -ECONNABORTED;
+}
+
 static co_fn int start_tls(Handshake *h, TlsCreds *creds, int64_t deadline_ns)
 {
     Channel *tls;
@@ -192,7 +200,8 @@ static co_fn int start_tls(Handshake *h, TlsCreds *creds, int64_t deadline_ns)
     tls =
         channel_tls_co_handshake(h->ch, creds, nbd_uri_tls_hostname(h->uri), deadline_ns, &reason);
     if (!tls) {
-        return error_set(h->err, reason.code, "TLS: %s", reason.msg);
+        return error_set(h->err, reason.code, "%s%s", reason.msg,
+                         ended(reason.code) ? HINT_IDENTITY : "");
     }
     channel_set_deadline(tls, CHANNEL_READ | CHANNEL_WRITE, deadline_ns);
     channel_unref(h->ch);
@@ -347,6 +356,10 @@ static co_fn int negotiate(Handshake *h, TlsCreds *creds, int64_t deadline_ns)
     }
     if (ret == 0) {
         ret = agree_on_headers(h);
+        if (h->uri->tls && ended(ret)) {
+            /* With TLS 1.3 the server looks at our certificate after we are done. */
+            error_set(h->err, ret, "TLS: the server ended the connection" HINT_IDENTITY);
+        }
     }
     if (ret == 0 && h->export.headers != NBD_HEADERS_SIMPLE) {
         ret = ask_for_status(h);

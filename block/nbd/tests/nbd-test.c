@@ -3,11 +3,13 @@
  */
 #include "block/nbd/tests/nbd-test.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -109,6 +111,18 @@ void peer_kill(pid_t pid)
 {
     kill(pid, SIGKILL);
     ASSERT_EQ(waitpid(pid, NULL, 0), pid);
+}
+
+const char *peer_port(void)
+{
+    struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t len = sizeof(in);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    ASSERT_EQ(bind(fd, (struct sockaddr *)&in, len), 0);
+    ASSERT_EQ(getsockname(fd, (struct sockaddr *)&in, &len), 0);
+    close(fd);
+    return test_text("%u", ntohs(in.sin_port));
 }
 
 /* --- disks --- */
@@ -286,6 +300,36 @@ void load_start(Load *load)
 void load_wait(Load *load)
 {
     AIO_WAIT_WHILE(aio_main(), atomic_load(&load->nb_running) > 0);
+}
+
+main_fn void load_verify(unsigned nb_threads, const char *fmt, ...)
+{
+    AioContext *main = main_start();
+    Load load = { .nb_ctx = nb_threads, .depth = 8, .nb_ops = 100, .zeroes = true };
+    IOThread *threads[8];
+    char text[1024];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    load.blk = disk_open("%s", text);
+    EXPECT_EQ(blk_length(load.blk), 64 << 20);
+    for (unsigned i = 0; i < nb_threads; i++) {
+        threads[i] = iothread_create(test_text("t%u", i), NULL, NULL);
+        ASSERT_TRUE(threads[i] != NULL);
+        load.ctx[i] = iothread_context(threads[i]);
+    }
+    load_start(&load);
+    load_wait(&load);
+    EXPECT_EQ(load.nb_failed, 0);
+    EXPECT_EQ(load.nb_wrong, 0);
+    EXPECT_EQ(load.nb_done, nb_threads * load.depth * load.nb_ops);
+    EXPECT_EQ(blk_close(load.blk), 0);
+    for (unsigned i = 0; i < nb_threads; i++) {
+        iothread_unref(threads[i]);
+    }
+    main_finish(main);
 }
 
 /* --- contexts --- */

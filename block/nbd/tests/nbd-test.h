@@ -21,6 +21,8 @@ pid_t peer_start(const char *const *argv);
 #define PEER_START(...) peer_start((const char *const[]){ __VA_ARGS__, NULL })
 /* SIGKILL, and wait for its end. */
 void peer_kill(pid_t pid);
+/* A port of 127.0.0.1 that nobody listens on just now. */
+const char *peer_port(void);
 
 /* Open --disk's text, or fail; the other way round, or fail. */
 BlockBackend *disk_open(const char *fmt, ...) PRINTF(1, 2);
@@ -43,7 +45,10 @@ typedef struct Load {
 void load_start(Load *load);
 void load_wait(Load *load);
 
-/* A main context; IOThreads. */
+/* Open --disk's text, of 64 MiB, and load it from so many IOThreads: no failure, no wrong byte. */
+main_fn void load_verify(unsigned nb_threads, const char *fmt, ...) PRINTF(2, 3);
+
+/* A main context. */
 AioContext *main_start(void);
 void main_finish(AioContext *main);
 

@@ -24,37 +24,9 @@ static const char *image_path(void)
     return path;
 }
 
-/* Load from this many IOThreads over this many connections; no wrong byte, no failure. */
-static main_fn void verify_uri(const char *scheme, const char *more, const char *options,
-                               unsigned nb_threads)
-{
-    AioContext *main = main_start();
-    IOThread *threads[8];
-    BlockBackend *blk =
-        disk_open("%s:///?socket=%s%s,open-timeout=20,%s", scheme, socket_path(), more, options);
-    Load load = { .blk = blk, .nb_ctx = nb_threads, .depth = 8, .nb_ops = 200, .zeroes = true };
-
-    EXPECT_EQ(blk_length(blk), 64 << 20);
-    for (unsigned i = 0; i < nb_threads; i++) {
-        threads[i] = iothread_create(test_text("t%u", i), NULL, NULL);
-        ASSERT_TRUE(threads[i] != NULL);
-        load.ctx[i] = iothread_context(threads[i]);
-    }
-    load_start(&load);
-    load_wait(&load);
-    EXPECT_EQ(load.nb_failed, 0);
-    EXPECT_EQ(load.nb_wrong, 0);
-    EXPECT_EQ(load.nb_done, nb_threads * 8 * 200);
-    EXPECT_EQ(blk_close(blk), 0);
-    for (unsigned i = 0; i < nb_threads; i++) {
-        iothread_unref(threads[i]);
-    }
-    main_finish(main);
-}
-
 static main_fn void verify(const char *options, unsigned nb_threads)
 {
-    verify_uri("nbd+unix", "", options, nb_threads);
+    load_verify(nb_threads, "nbd+unix:///?socket=%s,open-timeout=20,%s", socket_path(), options);
 }
 
 /* Once from one IOThread and once, over four connections, from eight. */
@@ -134,49 +106,10 @@ TEST(nbd_peers, nbdkit_without_multi_conn)
     peer_kill(pid);
 }
 
-/* TLS, several threads, several connections. */
-TEST(nbd_peers, nbdkit_over_tls_with_a_key)
-{
-    const char *path = test_text("%s/keys", test_dir());
-    const char *more = test_text("&tls-psk-file=%s&tls-username=alice", path);
-    FILE *keys = fopen(path, "w");
-    Error err = { 0 };
-
-    ASSERT_TRUE(keys != NULL);
-    fputs("alice:00112233445566778899aabbccddeeff\n", keys);
-    fclose(keys);
-    pid_t pid = PEER_START("nbdkit", "-f", "-U", socket_path(), "--tls=require",
-                           test_text("--tls-psk=%s", path), "memory", LENGTH);
-
-    verify_uri("nbds+unix", more, "connections=1", 4);
-    verify_uri("nbds+unix", more, "connections=4", 4);
-    AioContext *main = main_start();
-
-    EXPECT_EQ(disk_try(test_text("nbd+unix:///?socket=%s", socket_path()), &err), -EACCES);
-    EXPECT_TRUE(strstr(err.msg, "nbds+unix://") != NULL);
-    main_finish(main);
-    peer_kill(pid);
-}
-
-TEST(nbd_peers, tls_that_a_server_does_not_have_is_not_done_without)
-{
-    pid_t pid = PEER_START("nbdkit", "-f", "-U", socket_path(), "memory", LENGTH);
-    AioContext *main = main_start();
-    Error err = { 0 };
-
-    EXPECT_LT(disk_try(test_text("nbds+unix:///?socket=%s&tls-verify-peer=0,open-timeout=5",
-                                 socket_path()),
-                       &err),
-              0);
-    EXPECT_TRUE(strstr(err.msg, "STARTTLS") != NULL);
-    main_finish(main);
-    peer_kill(pid);
-}
-
 TEST(nbd_peers, qemu_nbd)
 {
-    pid_t pid =
-        PEER_START("qemu-nbd", "-f", "raw", "-t", "-e", "16", "-k", socket_path(), image_path());
+    pid_t pid = PEER_START("qemu-nbd", "-f", "raw", "-t", "-e", "16", "--cache=unsafe", "-k",
+                           socket_path(), image_path());
 
     verify_both();
     peer_kill(pid);
