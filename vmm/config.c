@@ -40,6 +40,7 @@ const char config_run_help[] =
     "      queues=N          virtqueues, 1 to 64 (default: one a vCPU)\n"
     "      queue-size=N      ring entries, a power of 2, 4 to 1024 (default 256)\n"
     "      seg-max=N         data segments a request\n"
+    "      packed=on|off     offer packed rings, which the guest may choose (default off)\n"
     "      iothreads=A:B:... queue i runs on thread i modulo their number\n"
     "                        (default: a thread for each queue)\n"
     "      transport=pci|mmio\n"
@@ -321,7 +322,8 @@ static int take_queues(DiskConfig *disk, Error *err)
     if ((ret = opts_get_u64(&disk->opts, "queues", 1, CONFIG_QUEUES_MAX, &queues, err)) < 0 ||
         (ret = opts_get_u64(&disk->opts, "queue-size", QUEUE_SIZE_MIN, QUEUE_SIZE_LIMIT, &size,
                             err)) < 0 ||
-        (ret = opts_get_u64(&disk->opts, "seg-max", 1, QUEUE_SIZE_LIMIT - 2, &seg_max, err)) < 0) {
+        (ret = opts_get_u64(&disk->opts, "seg-max", 1, QUEUE_SIZE_LIMIT - 2, &seg_max, err)) < 0 ||
+        (ret = opts_get_bool(&disk->opts, "packed", &disk->packed, err)) < 0) {
         return ret;
     }
     if (!IS_POWER_OF_2(size)) {

@@ -36,6 +36,7 @@ typedef struct DiskConfig {
     unsigned nb_queues;   /* 0 = one for each vCPU */
     unsigned queue_size;
     unsigned seg_max;     /* 0 = default */
+    bool packed;          /* offer packed rings */
     bool mmio;            /* transport=mmio */
     VirtioBlkOnError on_read_error, on_write_error;
     unsigned nb_iothreads; /* queue i runs on iothreads[i % nb]; 0 = one thread for each queue */

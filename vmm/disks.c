@@ -142,6 +142,7 @@ static main_fn int create_disk(Machine *machine, DiskConfig *config, unsigned sl
         .nb_queues = config->nb_queues ? config->nb_queues : machine->config->nb_cpus,
         .queue_size = config->queue_size,
         .seg_max = config->seg_max,
+        .packed = config->packed,
         .read_only = blk_read_only(disk->blk),
         .on_read_error = config->on_read_error,
         .on_write_error = config->on_write_error,

@@ -36,7 +36,8 @@ TEST(config, whole_line_is_taken)
     Line *l = parse("--kernel k --initrd i --append quiet --cpus 4 --memory 1G,prealloc=on "
                     "--iothread id=a,poll-max-ns=0 --workers 9 "
                     "--iothread b,monitor=epoll,cpu-affinity=0-2:5 "
-                    "--disk x.img,queues=4,iothreads=a:b,serial=s,queue-size=64 --no-reboot");
+                    "--disk x.img,queues=4,iothreads=a:b,serial=s,queue-size=64,packed=on "
+                    "--no-reboot");
 
     ASSERT_EQ(l->ret, 0);
     EXPECT_STREQ(l->config.kernel, "k");
@@ -61,6 +62,7 @@ TEST(config, whole_line_is_taken)
     EXPECT_STREQ(l->config.disks[0].serial, "s");
     EXPECT_EQ(l->config.disks[0].nb_queues, 4);
     EXPECT_EQ(l->config.disks[0].queue_size, 64);
+    EXPECT_TRUE(l->config.disks[0].packed);
     ASSERT_EQ(l->config.disks[0].nb_iothreads, 2);
     EXPECT_STREQ(l->config.disks[0].iothreads[1], "b");
     EXPECT_STREQ(opts_get(&l->config.disks[0].opts, "path"), "x.img");
@@ -95,6 +97,7 @@ static const struct {
     { "--kernel k --disk p,queues=65536", "queues" },
     { "--kernel k --disk p,queue-size=100", "power of 2" },
     { "--kernel k --disk p,queue-size=2", "queue-size" },
+    { "--kernel k --disk p,packed=maybe", "packed" },
     { "--kernel k --disk p,queues=1,queues=2", "queues" },
     { "--kernel k --disk p,iothreads=io0", "io0" },
     { "--kernel k --disk p,transport=isa", "isa" },
