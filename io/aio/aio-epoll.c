@@ -123,7 +123,7 @@ static bool epoll_has_queued(const AioContext *ctx, bool arm_polled)
     return false;
 }
 
-static bool epoll_needs_enter(const AioContext *ctx, bool arm_polled)
+static bool epoll_needs_enter(AioContext *ctx, bool arm_polled)
 {
     return ctx->epoll.nb_plain > 0 || (arm_polled && ctx->epoll.nb_polled > 0);
 }

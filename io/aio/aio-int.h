@@ -104,7 +104,7 @@ typedef struct AioMonitor {
      */
     bool (*has_queued)(const AioContext *ctx, bool arm_polled);
     /* Must a pass that does not wait enter() all the same, lest something is not seen? */
-    bool (*needs_enter)(const AioContext *ctx, bool arm_polled);
+    bool (*needs_enter)(AioContext *ctx, bool arm_polled);
     /*
      * One system call at most: hand over what is queued; if @wait, sleep until there is something
      * for reap() or the wake-up eventfd was written
@@ -163,9 +163,10 @@ typedef struct UringWaiter {
 
 typedef struct AioUring {
     struct io_uring ring;
-    int enter_fd;         /* descriptor for io_uring_enter, or index of the registered one */
-    unsigned enter_flags; /* IORING_ENTER_REGISTERED_RING when it is an index */
-    unsigned stale_flags; /* IORING_SQ_TASKRUN if the last io_uring_enter left it set */
+    int enter_fd;          /* descriptor for io_uring_enter, or index of the registered one */
+    unsigned enter_flags;  /* IORING_ENTER_REGISTERED_RING when it is an index */
+    unsigned stale_flags;  /* IORING_SQ_TASKRUN if the last io_uring_enter left it set */
+    unsigned stale_passes; /* that did not wait, since then */
     bool enabled;
     bool wake_armed;     /* the read of the eventfd is in the kernel */
     uint64_t wake_count; /* where that read puts its eight bytes */

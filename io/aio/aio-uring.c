@@ -7,8 +7,8 @@
  * when it wants to be entered, so that a polling loop need not ask. The kernel queues its work
  * first and raises the flag second; when we have done the work in between, the flag stays up with
  * nothing behind it until more work comes. So a flag that is up right after io_uring_enter counts
- * for nothing: if there is new work behind it, the next call, at the latest the one that sleeps,
- * does it.
+ * for nothing: if there is new work behind it, the next call does it, at the latest the one that
+ * sleeps or, where no pass sleeps, that of the STALE_PASSES_MAX-th.
  *
  * Handlers are watched with one-shot polls: multishot ones report edges, and a handler that leaves
  * data behind would wait for ever. When one completes, the handler is put down for arming again
@@ -44,6 +44,7 @@
 #define FEATURES_NEEDED      (IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_EXT_ARG)
 #define KERNEL_SIGMASK_BYTES (_NSIG / 8)
 #define NS_PER_S             1000000000
+#define STALE_PASSES_MAX     64
 
 unsigned uring_first_level;
 
@@ -191,8 +192,13 @@ static bool uring_has_queued(const AioContext *ctx, bool arm_polled)
            (arm_polled && !list_empty(&u->arm_polled));
 }
 
-static bool uring_needs_enter(const AioContext *ctx, bool arm_polled)
+static bool uring_needs_enter(AioContext *ctx, bool arm_polled)
 {
+    AioUring *u = &ctx->uring;
+
+    if (u->stale_flags && ++u->stale_passes == STALE_PASSES_MAX) {
+        u->stale_flags = 0;
+    }
     return uring_has_queued(ctx, arm_polled) || wants_enter(ctx);
 }
 
@@ -219,6 +225,7 @@ static void enter(AioContext *ctx, bool wait, int64_t timeout_ns)
                               limited ? sizeof(arg) : KERNEL_SIGMASK_BYTES);
 
     u->stale_flags = __atomic_load_n(u->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN;
+    u->stale_passes = 0;
     if (ret > 0) {
         counter_add(&ctx->counters.sqes, ret);
     } else if (ret < 0 && ret != -ETIME && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY) {

@@ -660,6 +660,41 @@ TEST(aio_poll, task_work_flag_that_stays_up_keeps_nobody_awake)
     aio_context_destroy(ctx);
 }
 
+static void close_cb(void *opaque)
+{
+    EventNotifier *en = opaque;
+
+    EXPECT_TRUE(event_notifier_test_and_clear(en));
+    event_notifier_close(en);
+}
+
+/* New work behind such a flag cannot be told from none. */
+TEST(aio_poll, task_work_flag_that_stays_up_hides_nothing_from_passes_that_do_not_wait)
+{
+    static const AioHandlerOps ops = { .read = close_cb };
+    AioContext *ctx = test_ring_context(NULL);
+    unsigned flags = IORING_SQ_TASKRUN;
+    unsigned *real_flags = ctx->uring.ring.sq.kflags;
+    EventNotifier en;
+    Error err;
+
+    ASSERT_EQ(event_notifier_open(&en, &err), 0);
+    int fd = en.fd;
+
+    aio_set_event_notifier(ctx, &en, &ops, &en);
+    ctx->uring.ring.sq.kflags = &flags;
+    aio_poll(ctx, false); /* submits the poll; from now on nothing is queued */
+    event_notifier_set(&en);
+    for (int pass = 0; pass < 1000 && en.fd >= 0; pass++) {
+        aio_poll(ctx, false);
+    }
+    EXPECT_EQ(en.fd, -1);
+    EXPECT_LE(test_stats(ctx).enters, 1000 / 64 + 3);
+    aio_set_fd_handler(ctx, fd, NULL, NULL);
+    ctx->uring.ring.sq.kflags = real_flags;
+    aio_context_destroy(ctx);
+}
+
 /* --- a producer in another thread, with the window opening and closing all the time --- */
 
 #define ROUNDS 20000
