@@ -424,7 +424,7 @@ co_fn void vdev_co_config_write(VirtioDevice *vdev, size_t offset, const void *d
 void vdev_pause(VirtioDevice *vdev)
 {
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
-        atomic_store(&vdev->queues[i].paused, true);
+        atomic_fetch_add(&vdev->queues[i].paused, 1);
     }
 }
 
@@ -433,8 +433,7 @@ void vdev_resume(VirtioDevice *vdev)
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
         VirtQueue *vq = &vdev->queues[i];
 
-        atomic_store(&vq->paused, false);
-        if (vq->doorbell.fd >= 0) {
+        if (atomic_fetch_sub(&vq->paused, 1) == 1 && vq->doorbell.fd >= 0) {
             event_notifier_set(&vq->doorbell);
         }
     }

@@ -150,7 +150,7 @@ void vdev_config_changed(VirtioDevice *vdev) NONNULL(1);
  * vdev_pause - no queue pops requests from now on; those that were popped go on. What a queue does
  * at this very moment it ends, so a few more may come.
  * vdev_resume - the queues go on, beginning with what the driver made available meanwhile.
- * They do not nest, and say nothing about queues being started or stopped. Context: main.
+ * They nest, and say nothing about queues being started or stopped. Context: main.
  */
 void vdev_pause(VirtioDevice *vdev) NONNULL(1);
 void vdev_resume(VirtioDevice *vdev) NONNULL(1);

@@ -118,7 +118,7 @@ struct VirtQueue {
     bool active; /* started and not broken */
     bool started;
     _Atomic bool broken; /* written by the home context (vq_break) and, stopped, by main */
-    _Atomic bool paused; /* nothing is popped; main: vdev_pause() */
+    _Atomic unsigned paused; /* not 0: nothing is popped; main: vdev_pause() */
 
     /* written on every request, by the home context only */
     union {
