@@ -12,6 +12,7 @@
 
 int cmd_run(int argc, char **argv);
 int cmd_export(int argc, char **argv);
+int cmd_ctl(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_copy(int argc, char **argv);

@@ -63,6 +63,7 @@ const char config_run_help[] =
     "      driver=log-writes,file.path=FILE,log=NEWFILE   writes down all that is written\n"
     "  --workers N           most worker threads, 1 to 1024 (default 64)\n"
     "  --no-reboot           a guest reset ends the run\n"
+    "  --control PATH        a unix socket for penstock ctl and QMP clients\n"
     "  --stats FILE          write counters as JSON at the end (- is stderr)\n"
     "  --log-level error|warn|info|debug\n"
     "  --help\n"
@@ -101,6 +102,7 @@ void config_finish(MachineConfig *config)
     free(config->initrd);
     free(config->append);
     free(config->stats_path);
+    free(config->control_path);
     for (unsigned i = 0; i < config->nb_iothreads; i++) {
         free(config->iothreads[i].id);
     }
@@ -410,6 +412,7 @@ enum {
     OPT_WORKERS,
     OPT_NO_REBOOT,
     OPT_STATS,
+    OPT_CONTROL,
     OPT_LOG_LEVEL,
     OPT_HELP,
 };
@@ -425,6 +428,7 @@ static const struct option run_options[] = {
     { "workers", required_argument, NULL, OPT_WORKERS },
     { "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
     { "stats", required_argument, NULL, OPT_STATS },
+    { "control", required_argument, NULL, OPT_CONTROL },
     { "log-level", required_argument, NULL, OPT_LOG_LEVEL },
     { "help", no_argument, NULL, OPT_HELP },
     { NULL, 0, NULL, 0 },
@@ -482,6 +486,8 @@ static int parse_option(MachineConfig *config, int option, Seen *seen, Error *er
         return set_once(&config->append, "append", optarg, err);
     case OPT_STATS:
         return set_once(&config->stats_path, "stats", optarg, err);
+    case OPT_CONTROL:
+        return set_once(&config->control_path, "control", optarg, err);
     case OPT_CPUS:
         ret = once(&seen->cpus, "cpus", err);
         return ret < 0 ? ret : parse_cpus(config, err);

@@ -54,6 +54,7 @@ typedef struct MachineConfig {
     unsigned max_workers; /* threads for calls that block */
     bool no_reboot;
     char *stats_path; /* NULL = none, "-" = stderr */
+    char *control_path; /* of the control socket; NULL = none */
     LogLevel log_level;
     bool help;
 } MachineConfig;

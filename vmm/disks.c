@@ -155,6 +155,7 @@ static main_fn int create_disk(Machine *machine, DiskConfig *config, unsigned sl
         error_prefix(err, "--disk %s: ", config->id);
         return -EIO;
     }
+    vdev_pause(virtio_blk_device(disk->vblk)); /* until disks_go() */
     if ((ret = map_queues(machine, disk, config, params.nb_queues, err)) < 0) {
         return ret;
     }
@@ -216,10 +217,47 @@ bool disks_take_failure(Machine *machine)
     return any;
 }
 
-void disks_retry(Machine *machine)
+/* --- halt --- */
+
+static void nothing_cb(void *opaque)
+{
+}
+
+/* Returns when each thread of a queue has ended the pass that it is in. */
+static void pass_threads(Machine *machine)
+{
+    for (unsigned i = 0; i < machine->nb_disks; i++) {
+        const Disk *disk = &machine->disks[i];
+
+        for (unsigned q = 0; q < disk->nb_iothreads; q++) {
+            aio_run_sync(iothread_context(disk->iothreads[q]), nothing_cb, NULL);
+        }
+    }
+}
+
+/*
+ * A handler that was in the middle of a ring when the pause began has left it after one pass, so
+ * all that is taken is with the backend, which the section waits for. What ended there is pushed
+ * in the same pass, and told to the guest at its end.
+ */
+void disks_halt(Machine *machine)
+{
+    for (unsigned i = 0; i < machine->nb_disks; i++) {
+        vdev_pause(virtio_blk_device(machine->disks[i].vblk));
+    }
+    pass_threads(machine);
+    for (unsigned i = 0; i < machine->nb_disks; i++) {
+        blk_drained_begin(machine->disks[i].blk);
+        blk_drained_end(machine->disks[i].blk);
+    }
+    pass_threads(machine);
+}
+
+void disks_go(Machine *machine)
 {
     for (unsigned i = 0; i < machine->nb_disks; i++) {
         virtio_blk_retry(machine->disks[i].vblk);
+        vdev_resume(virtio_blk_device(machine->disks[i].vblk));
     }
 }
 

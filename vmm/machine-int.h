@@ -13,6 +13,7 @@
 #include "devices/virtio-pci.h"
 #include "io/aio/iothread.h"
 #include "virtio/virtio-blk.h"
+#include "vmm/control.h"
 #include "vmm/kvm-platform.h"
 #include "vmm/machine.h"
 #include "vmm/vcpu.h"
@@ -54,8 +55,10 @@ struct Machine {
     Vcpus *vcpus;
     int signal_fd;
     int signal_received; /* 0 = none */
-    bool continue_asked; /* SIGCONT or Ctrl-A c */
-    bool stopped;        /* vCPUs are paused because of a disk error */
+    bool end_asked; /* it ends because a client said so */
+    RunState run;
+    QmpTarget target; /* what the control socket's commands work on */
+    Control *control; /* NULL = none */
     _Atomic bool disk_failed; /* somebody is to look at the disks */
     int64_t started_ns;
 };
@@ -66,8 +69,12 @@ main_fn int disks_create(Machine *machine, bool *ret_usage, Error *err) NONNULL(
 void disks_reset(Machine *machine) NONNULL(1);
 /* A disk holds a request because of an error, which is to stop the guest: say so. */
 bool disks_take_failure(Machine *machine) NONNULL(1);
-/* Have held requests made again. */
-void disks_retry(Machine *machine) NONNULL(1);
+/* disks_halt - nothing is taken from a queue, and what was taken has ended, or is held because of
+ * an error, and the guest's memory is written no more; vCPUs are parked. disks_go - the reverse;
+ * held requests are made again. At first they are halted. Main, not in a coroutine: the first
+ * one polls. */
+main_fn void disks_halt(Machine *machine) NONNULL(1);
+void disks_go(Machine *machine) NONNULL(1);
 /* Returns the first error of the final flushes. */
 main_fn int disks_destroy(Machine *machine, Error *err) NONNULL(1);
 

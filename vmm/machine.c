@@ -3,10 +3,11 @@
  *
  * The main loop polls the main context and, outside any callback, looks at what has been asked
  * for: a signal, an event of the platform (power-off, reset, panic), a vCPU that cannot go on, a
- * disk error that is to stop the guest (rerror=stop, werror=stop) until it is told to go on. It
- * looks before it sleeps, because all of these may also come in while something here polls the
- * context itself (a pause, the reset of a disk). A reset happens here too, between two passes, with
- * all vCPUs parked:
+ * disk error that is to stop the guest (rerror=stop, werror=stop), a change of the run state
+ * (run-state.h: the control socket, SIGCONT, Ctrl-A c). All of these may also come in while
+ * something here polls the context itself (a pause, the reset of a disk), so it sleeps only after a
+ * round in which there was nothing to do. A reset happens here too, between two passes, with all
+ * vCPUs parked:
  *
  *     pause vCPUs -> reset disks (waits for their requests) -> reset devices and KVM state
  *     -> clear RAM -> load kernel and tables again -> reset vCPUs -> resume
@@ -25,6 +26,7 @@
 #include <sys/signalfd.h>
 
 #include "io/aio/aio-file.h"
+#include "io/base/thread.h"
 #include "vmm/acpi.h"
 #include "vmm/layout.h"
 #include "vmm/machine-int.h"
@@ -58,7 +60,7 @@ static void signal_cb(void *opaque)
         break;
     case SIGCONT:
         terminal_resume();
-        machine->continue_asked = true;
+        run_state_ask_cont(&machine->run, true);
         break;
     default:
         machine->signal_received = info.ssi_signo;
@@ -77,7 +79,7 @@ static void continue_cb(void *opaque)
 {
     Machine *machine = opaque;
 
-    machine->continue_asked = true;
+    run_state_ask_cont(&machine->run, false);
 }
 
 static size_t console_input_cb(void *opaque, const uint8_t *data, size_t len_bytes)
@@ -269,6 +271,94 @@ static int load(Machine *machine, Error *err)
     return vcpus_reset(machine->vcpus, &entry, err);
 }
 
+/* --- run state --- */
+
+static void halt_cb(void *opaque)
+{
+    Machine *machine = opaque;
+
+    assert_main();
+    vcpus_pause(machine->vcpus);
+    disks_halt(machine);
+}
+
+static void go_cb(void *opaque)
+{
+    Machine *machine = opaque;
+
+    disks_go(machine);
+    vcpus_resume(machine->vcpus);
+}
+
+static int reset_cb(void *opaque, bool running, Error *err)
+{
+    Machine *machine = opaque;
+    int ret;
+
+    if (machine->config->no_reboot) {
+        return 1;
+    }
+    vcpus_pause(machine->vcpus);
+    disks_reset(machine);
+    pci_host_reset(machine->pci);
+    serial_reset(machine->serial);
+    acpi_pm_reset(machine->pm);
+    i8042_reset(machine->i8042);
+    kvm_platform_take_events(&machine->platform); /* asked for before the pause: the same reset */
+    if ((ret = kvm_reset_vm(&machine->kvm, err)) < 0 ||
+        (ret = ram_clear(&machine->ram, machine->ram_pinned, err)) < 0 ||
+        (ret = load(machine, err)) < 0) {
+        return ret;
+    }
+    if (running) {
+        vcpus_resume(machine->vcpus);
+    }
+    return 0;
+}
+
+static void run_event_cb(void *opaque, RunEvent event, bool by_guest)
+{
+    Machine *machine = opaque;
+
+    switch (event) {
+    case RUN_EVENT_STOP:
+        control_event(machine->control, "STOP", NULL);
+        break;
+    case RUN_EVENT_RESUME:
+        control_event(machine->control, "RESUME", NULL);
+        break;
+    case RUN_EVENT_RESET:
+        control_event(machine->control, "RESET",
+                      json_pack("{s:b, s:s}", "guest", by_guest, "reason",
+                                by_guest ? "guest-reset" : "host-qmp-system-reset"));
+        break;
+    }
+}
+
+static const RunOps run_ops = {
+    .halt = halt_cb, .go = go_cb, .reset = reset_cb, .event = run_event_cb
+};
+
+/* --- control --- */
+
+static int create_control(Machine *machine, Error *err)
+{
+    QmpTarget *target = &machine->target;
+
+    qmp_target_init(target);
+    target->run = &machine->run;
+    target->iothreads = machine->iothreads;
+    target->nb_iothreads = machine->nb_iothreads;
+    for (unsigned i = 0; i < machine->nb_disks; i++) {
+        QmpDisk *disk = qmp_target_add_disk(target, machine->disks[i].blk);
+
+        disk->vblk = machine->disks[i].vblk;
+        disk->iothreads = machine->disks[i].iothreads;
+    }
+    machine->control = control_create(machine->config->control_path, target, err);
+    return machine->control ? 0 : -EIO;
+}
+
 static main_fn int build(Machine *machine, bool *ret_usage, Error *err)
 {
     int ret;
@@ -284,7 +374,10 @@ static main_fn int build(Machine *machine, bool *ret_usage, Error *err)
     }
     machine->vcpus = vcpus_create(&machine->kvm, &machine->platform.platform, &machine->ram.image,
                                   machine->config->nb_cpus, err);
-    return machine->vcpus ? load(machine, err) : -EIO;
+    if (!machine->vcpus || (ret = load(machine, err)) < 0) {
+        return -EIO;
+    }
+    return machine->config->control_path ? create_control(machine, err) : 0;
 }
 
 Machine *machine_create(MachineConfig *config, bool *ret_usage, Error *err)
@@ -300,6 +393,7 @@ Machine *machine_create(MachineConfig *config, bool *ret_usage, Error *err)
     machine->ram = RAM_INIT;
     machine->kvm = KVM_INIT;
     machine->signal_fd = -1;
+    run_state_init(&machine->run, &run_ops, machine);
     gm_init(&machine->gm);
     if (bus_init(&machine->pio, "port") < 0 || bus_init(&machine->mmio, "memory") < 0) {
         error_set(err, -ENOMEM, "machine: out of memory");
@@ -315,43 +409,6 @@ Machine *machine_create(MachineConfig *config, bool *ret_usage, Error *err)
 
 /* --- run --- */
 
-static int reset(Machine *machine, Error *err)
-{
-    int ret;
-
-    vcpus_pause(machine->vcpus);
-    disks_reset(machine);
-    pci_host_reset(machine->pci);
-    serial_reset(machine->serial);
-    acpi_pm_reset(machine->pm);
-    i8042_reset(machine->i8042);
-    kvm_platform_take_events(&machine->platform); /* asked for before the pause: the same reset */
-    if ((ret = kvm_reset_vm(&machine->kvm, err)) < 0 ||
-        (ret = ram_clear(&machine->ram, machine->ram_pinned, err)) < 0 ||
-        (ret = load(machine, err)) < 0) {
-        return ret;
-    }
-    machine->stopped = false;
-    vcpus_resume(machine->vcpus);
-    return 0;
-}
-
-/* Stop the guest when a disk holds a request because of an error; let both go on when asked to. */
-static void handle_disk_errors(Machine *machine)
-{
-    if (disks_take_failure(machine) && !machine->stopped) {
-        machine->stopped = true;
-        vcpus_pause(machine->vcpus);
-    }
-    if (machine->continue_asked && machine->stopped) {
-        machine->stopped = false;
-        log_info("machine", "the guest goes on");
-        disks_retry(machine);
-        vcpus_resume(machine->vcpus);
-    }
-    machine->continue_asked = false;
-}
-
 /* What the guest asked for: an exit status, or -1 to go on. */
 static int handle_events(Machine *machine, unsigned events, Error *err)
 {
@@ -364,27 +421,93 @@ static int handle_events(Machine *machine, unsigned events, Error *err)
     if (!(events & 1u << PLATFORM_RESET)) {
         return -1;
     }
-    if (machine->config->no_reboot) {
+    int ret = run_state_reset(&machine->run, err);
+
+    return ret == 0 ? -1 : ret > 0 ? MACHINE_EXIT_RESET : MACHINE_EXIT_HOST_FAILURE;
+}
+
+/* The same of what has been asked for from outside. */
+static int handle_requests(Machine *machine, bool *busy, Error *err)
+{
+    switch (run_state_step(&machine->run, err)) {
+    case RUN_IDLE:
+        return -1;
+    case RUN_BUSY:
+        *busy = true;
+        return -1;
+    case RUN_ENDS_QUIT:
+        machine->end_asked = true;
+        return MACHINE_EXIT_POWER_OFF;
+    case RUN_ENDS_RESET:
+        machine->end_asked = true;
         return MACHINE_EXIT_RESET;
+    default:
+        return MACHINE_EXIT_HOST_FAILURE;
     }
-    return reset(machine, err) < 0 ? MACHINE_EXIT_HOST_FAILURE : -1;
 }
 
 static int loop(Machine *machine, Error *err)
 {
     while (!machine->signal_received) {
-        int status = handle_events(machine, kvm_platform_take_events(&machine->platform), err);
+        unsigned events = kvm_platform_take_events(&machine->platform);
+        bool busy = events != 0;
+        int status = handle_events(machine, events, err);
 
+        if (status < 0 && machine_report(machine)) {
+            status = MACHINE_EXIT_GUEST_STUCK;
+        }
+        if (status < 0 && disks_take_failure(machine)) {
+            run_state_io_error(&machine->run);
+            busy = true;
+        }
+        if (status < 0) {
+            status = handle_requests(machine, &busy, err);
+        }
         if (status >= 0) {
             return status;
         }
-        if (machine_report(machine)) {
-            return MACHINE_EXIT_GUEST_STUCK;
-        }
-        handle_disk_errors(machine);
-        aio_poll(machine->main, !machine->signal_received);
+        aio_poll(machine->main, !busy && !machine->signal_received);
     }
     return MACHINE_EXIT_SIGNAL + machine->signal_received;
+}
+
+/* --- the end --- */
+
+static const char *shutdown_reason(const Machine *machine, int status)
+{
+    switch (status) {
+    case MACHINE_EXIT_POWER_OFF:
+        return machine->end_asked ? "host-qmp-quit" : "guest-shutdown";
+    case MACHINE_EXIT_PANIC:
+        return "guest-panic";
+    case MACHINE_EXIT_RESET:
+        return machine->end_asked ? "host-qmp-system-reset" : "guest-reset";
+    case MACHINE_EXIT_HOST_FAILURE:
+    case MACHINE_EXIT_GUEST_STUCK:
+        return "host-error";
+    default:
+        return "host-signal";
+    }
+}
+
+/* Clients hear of the end; no command runs afterwards. */
+static void end_control(Machine *machine, int status)
+{
+    const char *reason = shutdown_reason(machine, status);
+
+    run_state_end(&machine->run);
+    if (!machine->control) {
+        return;
+    }
+    if (status == MACHINE_EXIT_PANIC) {
+        control_event(machine->control, "GUEST_PANICKED", json_pack("{s:s}", "action", "poweroff"));
+    }
+    control_event(machine->control, "SHUTDOWN",
+                  json_pack("{s:b, s:s}", "guest", strncmp(reason, "guest", 5) == 0, "reason",
+                            reason));
+    control_stop(machine->control);
+    qmp_target_finish(&machine->target);
+    control_destroy(take_ptr(&machine->control));
 }
 
 int machine_run(Machine *machine, Error *err)
@@ -396,11 +519,15 @@ int machine_run(Machine *machine, Error *err)
     if (terminal_start(machine->main, &terminal, machine, err) < 0) {
         return MACHINE_EXIT_HOST_FAILURE;
     }
-    vcpus_resume(machine->vcpus);
+    if (machine->control) {
+        control_start(machine->control);
+    }
+    run_state_launch(&machine->run);
     int status = loop(machine, err);
 
     terminal_stop_output();
     vcpus_pause(machine->vcpus);
+    end_control(machine, status);
     terminal_stop();
     release_ending_signals();
     return status;
@@ -415,6 +542,10 @@ int machine_destroy(Machine *machine, Error *err)
 {
     if (!machine) {
         return 0;
+    }
+    if (machine->control) { /* it has not run */
+        qmp_target_finish(&machine->target);
+        control_destroy(machine->control);
     }
     vcpus_destroy(machine->vcpus);
     int ret = disks_destroy(machine, err);

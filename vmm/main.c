@@ -14,6 +14,7 @@ static const char help[] =
     "\n"
     "  run      boot a Linux guest, or any PVH payload, with virtio-blk disks\n"
     "  export   serve disks to other programs over NBD\n"
+    "  ctl      talk to a running penstock: query, stop, continue, change\n"
     "  info     tell what a disk is, and how much of it is allocated\n"
     "  copy     copy a disk\n"
     "  bench    measure a disk without a guest\n"
@@ -27,6 +28,7 @@ static const struct {
 } commands[] = {
     { "run", cmd_run },
     { "export", cmd_export },
+    { "ctl", cmd_ctl },
     { "info", cmd_info },
     { "copy", cmd_copy },
     { "bench", cmd_bench },
