@@ -37,11 +37,17 @@ void virtio_blk_errors_finish(VirtioBlk *vblk)
     free(vblk->halting);
 }
 
+/* Or what the storage cannot do at all. */
+static bool is_guests_fault(int ret)
+{
+    return ret == -EINVAL || ret == -EPERM || ret == -EOPNOTSUPP;
+}
+
 static VirtioBlkOnError policy_for(const VirtioBlk *vblk, bool is_write, int ret)
 {
     VirtioBlkOnError policy = is_write ? vblk->on_write_error : vblk->on_read_error;
 
-    if (ret == -EINVAL || ret == -EPERM || ret == -EOPNOTSUPP) {
+    if (is_guests_fault(ret)) {
         return VIRTIO_BLK_REPORT;
     }
     if (policy == VIRTIO_BLK_STOP_ENOSPC) {
@@ -64,20 +70,30 @@ static co_fn bool co_hold(VirtioBlk *vblk, unsigned queue, bool is_write, int er
     }
     pthread_mutex_unlock(&vblk->held_lock);
     if (wait) {
+        vq_look_for_held(&vblk->vdev.queues[queue]);
         co_yield();
     }
     return held.again;
+}
+
+static void tell(VirtioBlk *vblk, bool is_write, bool ignored, int error)
+{
+    if (vblk->stop_ops && vblk->stop_ops->failed && !is_guests_fault(error)) {
+        vblk->stop_ops->failed(vblk->stop_opaque, is_write, ignored, error);
+    }
 }
 
 co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, int *ret)
 {
     switch (policy_for(vblk, is_write, *ret)) {
     case VIRTIO_BLK_IGNORE:
+        tell(vblk, is_write, true, *ret);
         *ret = 0;
         return false;
     case VIRTIO_BLK_STOP:
         return co_hold(vblk, queue, is_write, *ret);
     default:
+        tell(vblk, is_write, false, *ret);
         return false;
     }
 }
@@ -117,6 +133,19 @@ bool virtio_blk_holds_requests(VirtioBlk *vblk)
 
     pthread_mutex_lock(&vblk->held_lock);
     any = !list_empty(&vblk->held);
+    pthread_mutex_unlock(&vblk->held_lock);
+    return any;
+}
+
+bool virtio_blk_holds(VirtioDevice *vdev, VirtQueue *vq)
+{
+    VirtioBlk *vblk = container_of(vdev, VirtioBlk, vdev);
+    bool any = false;
+
+    pthread_mutex_lock(&vblk->held_lock);
+    list_for_each(it, &vblk->held) {
+        any |= list_entry(it, HeldRequest, link)->queue == vq->index;
+    }
     pthread_mutex_unlock(&vblk->held_lock);
     return any;
 }

@@ -65,7 +65,8 @@ void virtio_blk_errors_finish(VirtioBlk *vblk) NONNULL(1);
  * again; false when *ret is its result. Home of the queue. */
 co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, int *ret)
     NONNULL(1, 4);
-/* VirtioDeviceOps.halting */
+/* VirtioDeviceOps.halting, .holds */
 void virtio_blk_halting(VirtioDevice *vdev, VirtQueue *vq, bool on) NONNULL(1, 2);
+bool virtio_blk_holds(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
 
 #endif

@@ -152,6 +152,7 @@ static const VirtioDeviceOps blk_ops = {
     .co_config_write = blk_co_config_write,
     .handle_queue = blk_handle_queue,
     .halting = virtio_blk_halting,
+    .holds = virtio_blk_holds,
 };
 
 /* --- what the backend tells --- */

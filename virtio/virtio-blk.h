@@ -32,6 +32,9 @@ typedef struct VirtioBlkStopOps {
     /* A request is held because of @error (-errno): stop the guest, and call virtio_blk_retry()
      * some time. Home of the queue; must not call the device nor wait. */
     void (*stop)(void *opaque, bool is_write, int error);
+    /* One has failed, and the guest has been told, or has not (@ignored). As above. NULL = nobody
+     * wants to know. */
+    void (*failed)(void *opaque, bool is_write, bool ignored, int error);
 } VirtioBlkStopOps;
 
 typedef struct VirtioBlkParams {

@@ -290,18 +290,20 @@ co_fn void vdev_co_queue_reset(VirtioDevice *vdev, VirtQueue *vq)
     co_mutex_unlock(&vdev->lock);
 }
 
-co_fn void vdev_co_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx)
+co_fn int vdev_co_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx)
 {
     VirtQueue *vq = &vdev->queues[index];
+    int ret = 0;
 
     assert(index < vdev->nb_queues);
     co_mutex_lock(&vdev->lock);
     if (!vq->started) {
         vq->ctx = ctx;
     } else if (vq->ctx != ctx) {
-        vq_co_move(vq, ctx);
+        ret = vq_co_move(vq, ctx);
     }
     co_mutex_unlock(&vdev->lock);
+    return ret;
 }
 
 /* --- status --- */

@@ -50,6 +50,9 @@ typedef struct VirtioDeviceOps {
     /* A queue is about to be stopped: end its requests, hold back none of them until it is called
      * again with @on false. Main. NULL = nothing. */
     void (*halting)(VirtioDevice *vdev, VirtQueue *vq, bool on);
+    /* Whether a popped request waits for somebody outside, without end: the queue cannot move. Home;
+     * whoever begins to hold one calls vq_look_for_held(). NULL = never. */
+    bool (*holds)(VirtioDevice *vdev, VirtQueue *vq);
     /* All queues are stopped; forget what was negotiated. NULL = nothing. */
     void (*reset)(VirtioDevice *vdev);
 } VirtioDeviceOps;
@@ -132,8 +135,10 @@ uint32_t vdev_queue_address(const VirtQueue *vq, VqRingPart part, bool high) NON
 /* queue_enable = 1; starts it when the device is running (after a ring reset) */
 co_fn void vdev_co_queue_enable(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
 /* vdev_co_move_queue - another home context for a queue, started or not; @index is valid. Returns
- * when the old one has nothing to do with it any more, which waits for requests in flight. */
-co_fn void vdev_co_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx) NONNULL(1, 3);
+ * when the old one has nothing to do with it any more, which waits for requests in flight.
+ * Errors: -EBUSY a request is held; the queue stays where it is */
+co_fn int vdev_co_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx)
+    NONNULL(1, 3) WARN_UNUSED;
 /* VIRTIO_F_RING_RESET (2.6.1): returns when the ring is no longer used */
 co_fn void vdev_co_queue_reset(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
 

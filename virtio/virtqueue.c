@@ -172,17 +172,29 @@ co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err)
 }
 
 /* In the home context: until all that was popped has been pushed and told to the driver. Nobody
- * pops meanwhile. */
-static co_fn void become_idle(VirtQueue *vq)
+ * pops meanwhile. False: @unless_held, and a request waits for somebody outside. */
+static co_fn bool become_idle(VirtQueue *vq, bool unless_held)
 {
+    const VirtioDeviceOps *ops = vq->vdev->ops;
+
     while (vq->in_flight > 0) {
+        if (unless_held && ops->holds && ops->holds(vq->vdev, vq)) {
+            return false;
+        }
         vq->idle_waiter = co_self();
         co_yield();
     }
-    vq->idle_waiter = NULL;
     vq_flush(vq);
     aio_defer_flush(vq->ctx);
     assert(!vq->flush.queued);
+    return true;
+}
+
+void vq_look_for_held(VirtQueue *vq)
+{
+    if (unlikely(vq->idle_waiter)) {
+        aio_co_wake(take_ptr(&vq->idle_waiter));
+    }
 }
 
 co_fn void vq_co_stop(VirtQueue *vq)
@@ -194,23 +206,28 @@ co_fn void vq_co_stop(VirtQueue *vq)
     vq_notify_stop(vq);
     event_notifier_test_and_clear(&vq->doorbell);
     vq->active = false;
-    become_idle(vq);
+    bool idle UNUSED = become_idle(vq, false);
+
     vq->started = false;
     aio_co_reschedule_self(aio_main());
     vq_set_base(vq, vring_base(vq));
     elems_destroy(vq);
 }
 
-co_fn void vq_co_move(VirtQueue *vq, AioContext *ctx)
+co_fn int vq_co_move(VirtQueue *vq, AioContext *ctx)
 {
     assert(vq->started);
     aio_co_reschedule_self(vq->ctx);
     vq_notify_stop(vq);
-    become_idle(vq);
-    vq->ctx = ctx;
-    aio_co_reschedule_self(ctx);
+    bool idle = become_idle(vq, true);
+
+    if (idle) {
+        vq->ctx = ctx;
+        aio_co_reschedule_self(ctx);
+    }
     vq_notify_start(vq);
     aio_co_reschedule_self(aio_main());
+    return idle ? 0 : -EBUSY;
 }
 
 void vq_break(VirtQueue *vq, const char *fmt, ...)
@@ -274,7 +291,7 @@ static inline void elem_free(VirtQueue *vq, VqElem *elem)
     elem->next_free = vq->free_elems;
     vq->free_elems = elem;
     if (in_flight_set(vq, in_flight(vq) - 1) == 0 && unlikely(vq->idle_waiter)) {
-        aio_co_wake(vq->idle_waiter);
+        aio_co_wake(take_ptr(&vq->idle_waiter));
     }
 }
 

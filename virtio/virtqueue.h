@@ -135,7 +135,7 @@ struct VirtQueue {
     uint8_t *head_in_flight;         /* a byte for each head there may be */
     const GuestMemoryRegion *region; /* of the last buffer: most are in the same one */
     AioDefer flush;
-    Coroutine *idle_waiter; /* in vq_co_stop() or vq_co_move(), until in_flight is 0 */
+    Coroutine *idle_waiter; /* in vq_co_stop() or vq_co_move(), while it waits */
     VqStats stats;
 
     /* set up */
@@ -195,9 +195,13 @@ co_fn void vq_co_stop(VirtQueue *vq) NONNULL(1);
  * vq_co_move - let @ctx be the home of a started queue from now on
  * Takes nothing more, waits in the old home until what was popped has been pushed and signalled,
  * and listens in the new one. What the driver offers meanwhile is served there; a kick that comes
- * in between stays in the doorbell. Context: as above.
+ * in between stays in the doorbell.
+ * Returns 0, or -EBUSY: a request is held (VirtioDeviceOps.holds), the queue stays. Context: as
+ * above.
  */
-co_fn void vq_co_move(VirtQueue *vq, AioContext *ctx) NONNULL(1, 2);
+co_fn int vq_co_move(VirtQueue *vq, AioContext *ctx) NONNULL(1, 2) WARN_UNUSED;
+/* vq_look_for_held - a request has begun to be held: who waits for it to end looks again. Home. */
+void vq_look_for_held(VirtQueue *vq) NONNULL(1);
 
 /*
  * vq_pop - take the next available chain

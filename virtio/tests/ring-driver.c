@@ -125,6 +125,7 @@ typedef struct ControlCall {
     uint64_t value;
     size_t offset, len_bytes;
     const void *data;
+    int ret;
 } ControlCall;
 
 static void set_status_entry(void *opaque)
@@ -193,14 +194,15 @@ static void move_queue_entry(void *opaque)
     ControlCall *call = opaque;
 
     assert_in_coroutine();
-    vdev_co_move_queue(call->vdev, call->vq->index, call->ctx);
+    call->ret = vdev_co_move_queue(call->vdev, call->vq->index, call->ctx);
 }
 
-void dev_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx)
+int dev_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx)
 {
     ControlCall call = { .vdev = vdev, .vq = vdev_queue(vdev, index), .ctx = ctx };
 
     aio_co_run_sync(aio_main(), move_queue_entry, &call);
+    return call.ret;
 }
 
 static void write_config_entry(void *opaque)

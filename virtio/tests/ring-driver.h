@@ -65,7 +65,7 @@ void dev_set_status(VirtioDevice *vdev, uint8_t status);
 void dev_write_features(VirtioDevice *vdev, uint64_t features);
 void dev_enable_queue(VirtioDevice *vdev, unsigned index);
 void dev_reset_queue(VirtioDevice *vdev, unsigned index);
-void dev_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx);
+int dev_move_queue(VirtioDevice *vdev, unsigned index, AioContext *ctx);
 void dev_write_config(VirtioDevice *vdev, size_t offset, const void *data, size_t len_bytes);
 /* Reset .. FEATURES_OK; false when refused. */
 bool dev_negotiate(VirtioDevice *vdev, uint64_t features);

@@ -329,7 +329,7 @@ static void queues_move_at_work(void)
             random = random * 1664525 + 1013904223;
             unsigned from = (random >> 8) % NB_QUEUES, to = (random >> 16) % NB_QUEUES;
 
-            dev_move_queue(vdev, from, contexts[to]);
+            EXPECT_EQ(dev_move_queue(vdev, from, contexts[to]), 0);
             EXPECT_TRUE(vdev->queues[from].ctx == contexts[to]);
             moves++;
         }

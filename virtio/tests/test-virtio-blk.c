@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "block/tests/mem-driver.h"
+#include "io/aio/iothread.h"
 #include "io/base/test.h"
 #include "virtio/tests/ring-driver.h"
 #include "virtio/virtio-blk.h"
@@ -1288,6 +1289,15 @@ static unsigned nb_stops;
 static int stop_error;
 static bool stop_is_write;
 
+static unsigned nb_reported, nb_ignored;
+
+static void failed_cb(void *opaque, bool is_write, bool ignored, int error)
+{
+    EXPECT_LT(error, 0);
+    nb_ignored += ignored;
+    nb_reported += !ignored;
+}
+
 static void stop_cb(void *opaque, bool is_write, int error)
 {
     nb_stops++;
@@ -1297,13 +1307,13 @@ static void stop_cb(void *opaque, bool is_write, int error)
 
 static void begin_with_policy(VirtioBlkOnError on_read, VirtioBlkOnError on_write)
 {
-    static const VirtioBlkStopOps ops = { .stop = stop_cb };
+    static const VirtioBlkStopOps ops = { .stop = stop_cb, .failed = failed_cb };
     VirtioBlkParams params = default_params;
 
     params.on_read_error = on_read;
     params.on_write_error = on_write;
     params.stop_ops = &ops;
-    nb_stops = 0;
+    nb_stops = nb_reported = nb_ignored = 0;
     begin_with(&(MemConfig){ .length_bytes = DISK_BYTES, .honours_fua = true }, &params, 0);
 }
 
@@ -1345,7 +1355,10 @@ TEST(vblk_errors, what_is_ignored_is_a_success_to_the_guest)
     EXPECT_EQ(used_len, SECTOR + 1);
     fail_next(-EIO);
     EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(nb_ignored, 1);
+    EXPECT_EQ(nb_reported, 1);
     EXPECT_EQ(run_read(NB_SECTORS, SECTOR), VIRTIO_BLK_S_IOERR); /* the guest's own mistake */
+    EXPECT_EQ(nb_reported, 1);
     device_end();
 
     begin_with_policy(VIRTIO_BLK_REPORT, VIRTIO_BLK_IGNORE);
@@ -1413,6 +1426,78 @@ TEST(vblk_errors, only_a_full_disk_stops_where_that_is_said)
     EXPECT_EQ(run_write(0, SECTOR), VIRTIO_BLK_S_IOERR);
     fail_next(-EOPNOTSUPP);
     EXPECT_EQ(run_read(0, SECTOR), VIRTIO_BLK_S_UNSUPP);
+    device_end();
+}
+
+static main_fn IOThread *elsewhere(void)
+{
+    Error err;
+    IOThread *iothread = iothread_create("elsewhere", NULL, &err);
+
+    ASSERT_TRUE(iothread != NULL);
+    return iothread;
+}
+
+TEST(vblk_errors, a_queue_that_holds_a_request_does_not_move)
+{
+    IOThread *iothread;
+
+    begin_with_policy(VIRTIO_BLK_STOP, VIRTIO_BLK_STOP);
+    iothread = elsewhere();
+    fail_next(-EIO);
+    start_write(0);
+    EXPECT_EQ(nb_stops, 1);
+    EXPECT_EQ(dev_move_queue(vdev, 0, iothread_context(iothread)), -EBUSY);
+    EXPECT_EQ(dev_move_queue(vdev, 1, iothread_context(iothread)), 0); /* it holds none */
+    virtio_blk_retry(vblk);
+    dev_settle();
+    EXPECT_TRUE(next_is_done());
+    EXPECT_EQ(run_write(1, SECTOR), VIRTIO_BLK_S_OK); /* it still listens */
+    EXPECT_EQ(dev_move_queue(vdev, 0, iothread_context(iothread)), 0);
+    EXPECT_EQ(dev_move_queue(vdev, 0, aio_main()), 0);
+    EXPECT_EQ(dev_move_queue(vdev, 1, aio_main()), 0);
+    iothread_unref(iothread);
+    device_end();
+}
+
+typedef struct MoveCall {
+    AioContext *ctx;
+    int ret; /* 1 = has not returned */
+} MoveCall;
+
+static void move_entry(void *opaque)
+{
+    MoveCall *call = opaque;
+
+    assert_in_coroutine();
+    call->ret = vdev_co_move_queue(vdev, 0, call->ctx);
+}
+
+TEST(vblk_errors, a_move_does_not_wait_for_a_request_that_fails_meanwhile)
+{
+    MoveCall call = { .ret = 1 };
+    IOThread *iothread;
+
+    begin_with_policy(VIRTIO_BLK_STOP, VIRTIO_BLK_STOP);
+    iothread = elsewhere();
+    call.ctx = iothread_context(iothread);
+    atomic_store(&disk.yield, MEM_YIELD_PARK);
+    start_write(0);
+    ASSERT_EQ(mem_nb_parked(&disk), 1);
+    aio_co_enter(aio_main(), co_create(move_entry, &call)); /* with the request at the disk */
+    dev_settle();
+    EXPECT_EQ(call.ret, 1);
+    fail_next(-EIO);
+    mem_release_all(&disk);
+    dev_settle();
+    EXPECT_EQ(nb_stops, 1);
+    EXPECT_EQ(call.ret, -EBUSY);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    virtio_blk_retry(vblk);
+    dev_settle();
+    EXPECT_TRUE(next_is_done());
+    EXPECT_EQ(*status_byte(), VIRTIO_BLK_S_OK);
+    iothread_unref(iothread);
     device_end();
 }
 
