@@ -43,6 +43,7 @@ class Guest:
     poll_max_ns: Optional[int] = None   # None: the VMM's own default
     direct: bool = False                # O_DIRECT
     readonly: bool = False
+    packed: bool = False                # offer packed rings
     serial: str = ""
     stats: str = ""                     # penstock: where to write counters
 
@@ -64,6 +65,7 @@ class Guest:
                  f",iothreads={':'.join(names)}")
         disk += ",cache=none" if self.direct else ""
         disk += ",readonly=on" if self.readonly else ""
+        disk += ",packed=on" if self.packed else ""
         disk += f",serial={self.serial}" if self.serial else ""
         words += ["--disk", disk]
         words += ["--stats", self.stats] if self.stats else []
@@ -81,6 +83,7 @@ class Guest:
                    else "aio=threads"))
         device = (f"virtio-blk-pci,drive=d0,iothread=io0,disable-legacy=on,"
                   f"num-queues={self.queues},queue-size={self.queue_size}")
+        device += ",packed=on" if self.packed else ""
         device += f",serial={self.serial}" if self.serial else ""
         words = [self.binary, "-machine", "q35", "-accel", "kvm",
                  "-cpu", "qemu64,pni=off", "-smp", str(self.cpus),

@@ -17,13 +17,16 @@ bool vblk_open(VblkDevice *d, unsigned nth, bool reassign)
     return true;
 }
 
-/* The largest power of 2 that is neither above @wanted nor above @max. */
-static uint16_t choose_size(uint16_t max, uint16_t wanted)
+/* The largest size that is neither above @wanted nor above @max; split: a power of 2. */
+static uint16_t choose_size(uint16_t max, uint16_t wanted, bool packed)
 {
     uint16_t size = 1;
 
     if (wanted && wanted < max) {
         max = wanted;
+    }
+    if (packed) {
+        return max;
     }
     while (size <= max / 2) {
         size = (uint16_t)(size * 2);
@@ -44,6 +47,7 @@ static void start_queue(VblkDevice *d, uint16_t i, uint16_t size,
     q->nb_slots = q->indirect ? size : size / VBLK_SLOT_DESCS;
     q->ring.event_idx = d->features & VIRTIO_F_EVENT_IDX;
     q->ring.interrupts = interrupts;
+    q->ring.is_packed = d->features & VIRTIO_F_RING_PACKED;
     vring_rewind(&q->ring);
     q->ring.doorbell =
         vpci_setup_queue(&d->pci, i, size, mem_gpa(q->ring.desc),
@@ -93,7 +97,7 @@ const char *vblk_start(VblkDevice *d, const VblkSetup *setup)
         if (max == 0) {
             return "a queue has size 0";
         }
-        start_queue(d, i, choose_size(max, setup->queue_size),
+        start_queue(d, i, choose_size(max, setup->queue_size, d->features & VIRTIO_F_RING_PACKED),
                     setup->interrupts);
     }
     vpci_set_status(&d->pci,

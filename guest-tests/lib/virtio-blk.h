@@ -28,7 +28,10 @@
 typedef struct {
     VirtioBlkHeader header;
     volatile uint8_t status;
-    VringDesc table[VBLK_SLOT_DESCS] __attribute__((aligned(16)));
+    union {
+        VringDesc table[VBLK_SLOT_DESCS] __attribute__((aligned(16)));
+        VringPackedDesc packed_table[VBLK_SLOT_DESCS];
+    };
 } __attribute__((aligned(128))) VblkSlot;
 
 typedef struct {
@@ -77,10 +80,50 @@ static inline bool vblk_type_writes_guest(uint32_t type)
     return type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
 }
 
+/* In a packed ring an indirect table means nothing but addresses, lengths and WRITE. */
+static inline void vblk_put_packed(VblkQueue *q, VblkSlot *s, uint16_t slot, uint16_t n,
+                                   uint64_t gpa, uint32_t len_bytes, uint16_t flags)
+{
+    if (q->indirect) {
+        s->packed_table[n] = (VringPackedDesc){
+            .addr = gpa, .len = len_bytes, .flags = flags & VRING_DESC_F_WRITE
+        };
+    } else {
+        vring_packed_put(&q->ring.packed, gpa, len_bytes, flags, slot);
+    }
+}
+
+static inline void vblk_offer_packed(VblkQueue *q, uint16_t slot, uint32_t type,
+                                     uint64_t sector, void *data, uint32_t len_bytes)
+{
+    VblkSlot *s = &q->slots[slot];
+    uint16_t data_flags = vblk_type_writes_guest(type) ? VRING_DESC_F_WRITE : 0;
+    uint16_t n = 0;
+
+    s->header = (VirtioBlkHeader){ .type = type, .sector = sector };
+    s->status = VBLK_STATUS_PENDING;
+    vblk_put_packed(q, s, slot, n++, mem_gpa(&s->header), sizeof(s->header), VRING_DESC_F_NEXT);
+    if (len_bytes) {
+        vblk_put_packed(q, s, slot, n++, mem_gpa(data), len_bytes,
+                        VRING_DESC_F_NEXT | data_flags);
+    }
+    vblk_put_packed(q, s, slot, n++, mem_gpa(&s->status), 1, VRING_DESC_F_WRITE);
+    if (q->indirect) {
+        vring_packed_put(&q->ring.packed, mem_gpa(s->packed_table),
+                         n * (uint32_t)sizeof(VringPackedDesc), VRING_DESC_F_INDIRECT, slot);
+    }
+    vring_packed_chain(&q->ring.packed, slot, q->indirect ? 1 : n);
+}
+
 /* vblk_offer - fill a free slot and offer it; not yet visible to the device */
 static inline void vblk_offer(VblkQueue *q, uint16_t slot, uint32_t type,
                               uint64_t sector, void *data, uint32_t len_bytes)
 {
+    if (q->ring.is_packed) {
+        vblk_offer_packed(q, slot, type, sector, data, len_bytes);
+        return;
+    }
+
     VblkSlot *s = &q->slots[slot];
     uint16_t head = (uint16_t)(q->indirect ? slot : slot * VBLK_SLOT_DESCS);
     uint16_t base = q->indirect ? 0 : head;
@@ -124,7 +167,7 @@ static inline bool vblk_take(VblkQueue *q, uint16_t *ret_slot)
     if (!vring_take(&q->ring, &head, &len_bytes)) {
         return false;
     }
-    *ret_slot = (uint16_t)(q->indirect ? head : head / VBLK_SLOT_DESCS);
+    *ret_slot = (uint16_t)(q->indirect || q->ring.is_packed ? head : head / VBLK_SLOT_DESCS);
     return true;
 }
 

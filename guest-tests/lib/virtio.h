@@ -4,7 +4,7 @@
  * Layer:     guest-tests/lib (freestanding; links nothing of penstock)
  * Threading: constants and types only.
  * Lifetime:  none.
- * Spec:      VIRTIO 1.2, 2.1, 2.7, 4.1.4, 5.2, 6
+ * Spec:      VIRTIO 1.2, 2.1, 2.7, 2.8, 4.1.4, 5.2, 6
  */
 #ifndef GUEST_TESTS_LIB_VIRTIO_H
 #define GUEST_TESTS_LIB_VIRTIO_H
@@ -21,6 +21,7 @@
 #define VIRTIO_F_INDIRECT_DESC (1ull << 28)
 #define VIRTIO_F_EVENT_IDX     (1ull << 29)
 #define VIRTIO_F_VERSION_1     (1ull << 32)
+#define VIRTIO_F_RING_PACKED   (1ull << 34)
 
 #define VIRTIO_NO_VECTOR 0xffff
 
@@ -60,6 +61,13 @@
 #define VRING_USED_F_NO_NOTIFY      1
 #define VRING_MAX_SIZE              32768
 
+#define VRING_PACKED_DESC_F_AVAIL   (1u << 7)
+#define VRING_PACKED_DESC_F_USED    (1u << 15)
+#define VRING_PACKED_EVENT_ENABLE   0u
+#define VRING_PACKED_EVENT_DISABLE  1u
+#define VRING_PACKED_EVENT_DESC     2u
+#define VRING_PACKED_EVENT_WRAP     (1u << 15)
+
 typedef struct {
     uint64_t addr;
     uint32_t len;
@@ -84,7 +92,15 @@ typedef struct {
     VringUsedElem ring[]; /* then avail_event */
 } VringUsed;
 
+typedef struct {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t id;
+    uint16_t flags;
+} VringPackedDesc;
+
 _Static_assert(sizeof(VringDesc) == 16, "VIRTIO 1.2, 2.7.5");
+_Static_assert(sizeof(VringPackedDesc) == 16, "VIRTIO 1.2, 2.8.13");
 _Static_assert(sizeof(VringUsedElem) == 8, "VIRTIO 1.2, 2.7.8");
 
 #define VIRTIO_BLK_F_SIZE_MAX     (1ull << 1)

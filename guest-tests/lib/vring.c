@@ -1,5 +1,5 @@
 /*
- * Vring - the driver's side of a split virtqueue
+ * Vring - the driver's side of a virtqueue, split or packed
  */
 #include "guest-tests/lib/vring.h"
 
@@ -28,6 +28,7 @@ void vring_init(Vring *r, uint16_t index, uint16_t size)
     r->desc = mem_alloc(sizeof(VringDesc) * size, PAGE_BYTES);
     r->avail = mem_alloc(avail_bytes(r), PAGE_BYTES);
     r->used = mem_alloc(used_bytes(r), PAGE_BYTES);
+    vring_packed_init(&r->packed, size, r->desc, r->avail, r->used);
 }
 
 void vring_rewind(Vring *r)
@@ -39,7 +40,9 @@ void vring_rewind(Vring *r)
     r->avail_published = 0;
     r->used_next = 0;
     r->kicks = 0;
-    if (r->event_idx) {
+    if (r->is_packed) {
+        vring_packed_rewind(&r->packed, r->interrupts, r->event_idx);
+    } else if (r->event_idx) {
         *vring_used_event(r) = r->interrupts ? 0 : FAR_USED_EVENT;
     } else {
         r->avail->flags = r->interrupts ? 0 : VRING_AVAIL_F_NO_INTERRUPT;

@@ -1,11 +1,14 @@
 /*
- * Vring - the driver's side of a split virtqueue
+ * Vring - the driver's side of a virtqueue, split or packed
  *
  * Layer:     guest-tests/lib (freestanding; links nothing of penstock)
  * Threading: one processor at a time, whichever drives the queue.
  * Lifetime:  vring_init() allocates; after a device reset vring_rewind() makes
  *            the same memory ready for a second life.
  * Spec:      VIRTIO 1.2, 2.7
+ *
+ * Publishing and taking are the same for both formats; offering is not: see
+ * vring-packed.h, and vblk_offer(), which does it for either.
  *
  * Nothing here stops a test from writing nonsense: the three areas are open,
  * and vring_offer() takes any head.
@@ -15,6 +18,7 @@
 
 #include "guest-tests/lib/cpu.h"
 #include "guest-tests/lib/virtio.h"
+#include "guest-tests/lib/vring-packed.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -29,6 +33,8 @@ typedef struct {
     uint16_t avail_next;      /* our copy of avail->idx, ahead until publish */
     uint16_t avail_published; /* what the device was last shown */
     uint16_t used_next;       /* the next used element to take */
+    bool is_packed; /* before vring_rewind(); then this in place of the above */
+    VringPacked packed;
     bool event_idx;
     bool interrupts; /* ask for one per batch, though none is taken */
     uint64_t kicks;
@@ -86,6 +92,12 @@ static inline void vring_publish(Vring *r)
     uint16_t to = r->avail_next;
     bool wanted;
 
+    if (r->is_packed) {
+        if (vring_packed_publish(&r->packed)) {
+            vring_kick(r);
+        }
+        return;
+    }
     cpu_barrier();
     r->avail->idx = to;
     r->avail_published = to;
@@ -105,6 +117,9 @@ static inline void vring_publish(Vring *r)
 static inline bool vring_take(Vring *r, uint32_t *ret_head,
                               uint32_t *ret_len_bytes)
 {
+    if (r->is_packed) {
+        return vring_packed_take(&r->packed, ret_head, ret_len_bytes);
+    }
     if (r->used->idx == r->used_next) {
         return false;
     }
@@ -125,7 +140,12 @@ static inline bool vring_take(Vring *r, uint32_t *ret_head,
  */
 static inline void vring_taken_all(Vring *r)
 {
-    if (r->event_idx && r->interrupts) {
+    if (!r->event_idx || !r->interrupts) {
+        return;
+    }
+    if (r->is_packed) {
+        vring_packed_want_next(&r->packed);
+    } else {
         *vring_used_event(r) = r->used_next;
     }
 }

@@ -11,6 +11,7 @@
  *   seconds=S     or ms=M: length of one run (default 1 s)
  *   warmup_ms=M   before each run, not counted (default 100)
  *   event_idx=on|off, indirect=on|off (default on, off)
+ *   packed=on     packed rings, which the device must offer
  *   irq=on        have the device raise an interrupt for each batch
  *   queue_size=N  (default: what the device offers)
  *   disk=N        the Nth virtio-blk device (default 0)
@@ -260,12 +261,30 @@ static void __attribute__((noreturn)) bail_out(const char *why)
     con_reset_machine();
 }
 
+static void print_stuck_packed(uint16_t i, Vring *r)
+{
+    VringPacked *p = &r->packed;
+    uint16_t slot = p->used_slot;
+
+    con_printf("# queue %u: next available slot %u, taken to slot %u, which has flags %04x, "
+               "device event %08x, status %02x\n",
+               i, p->avail_slot, slot, p->desc[slot].flags, *p->device_event,
+               vpci_get_status(&disk.pci));
+    vring_kick(r);
+    tsc_wait_ms(KICK_WAIT_MS);
+    con_printf("# queue %u: after one more kick flags %04x\n", i, p->desc[slot].flags);
+}
+
 /* What the rings look like when nothing moves, and whether a kick helps. */
 static void print_stuck_queues(void)
 {
     for (uint16_t i = 0; i < disk.nb_queues; i++) {
         Vring *r = &disk.queues[i].ring;
 
+        if (r->is_packed) {
+            print_stuck_packed(i, r);
+            continue;
+        }
         con_printf("# queue %u: available %u, used %u, taken %u, "
                    "avail_event %u, used flags %u, status %02x\n",
                    i, r->avail->idx, r->used->idx, r->used_next,
@@ -357,6 +376,7 @@ static void start_disk(void)
     const VblkSetup setup = {
         .features = (arg_is("event_idx", "off") ? 0 : VIRTIO_F_EVENT_IDX) |
                     (arg_is("indirect", "on") ? VIRTIO_F_INDIRECT_DESC : 0) |
+                    (arg_is("packed", "on") ? VIRTIO_F_RING_PACKED : 0) |
                     VIRTIO_BLK_F_MQ | VIRTIO_BLK_F_FLUSH |
                     VIRTIO_BLK_F_BLK_SIZE,
         .nb_queues = (uint16_t)arg_u64("queues", 1, 1, VBLK_MAX_QUEUES),
@@ -372,6 +392,9 @@ static void start_disk(void)
     problem = vblk_start(&disk, &setup);
     if (problem) {
         bail_out(problem);
+    }
+    if (setup.features & ~disk.features & VIRTIO_F_RING_PACKED) {
+        bail_out("packed=on: the device does not offer packed rings");
     }
 }
 
