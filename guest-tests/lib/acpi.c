@@ -26,7 +26,9 @@
 #define RES_EXTENDED_IRQ      0x89
 #define RES_MEMORY32_LENGTH   9
 #define RES_MEMORY32_BYTES    12
+#define RES_EXTENDED_IRQ_FLAGS 3
 #define RES_EXTENDED_IRQ_GSI  5
+#define IRQ_FLAG_EDGE         0x02
 
 static uint32_t read32(const uint8_t *p)
 {
@@ -126,6 +128,7 @@ static bool read_resources(const uint8_t *p, const uint8_t *end,
             has_memory = true;
             p += RES_MEMORY32_BYTES - 1;
         } else if (has_memory && p[0] == RES_EXTENDED_IRQ) {
+            ret_device->level = !(p[RES_EXTENDED_IRQ_FLAGS] & IRQ_FLAG_EDGE);
             ret_device->gsi = read32(p + RES_EXTENDED_IRQ_GSI);
             return true;
         }

@@ -17,6 +17,7 @@ typedef struct {
     uint64_t gpa;
     uint32_t size_bytes;
     uint32_t gsi;
+    bool level; /* else edge-triggered */
 } AcpiVirtioMmio;
 
 /* acpi_is_sound - whether root pointer, XSDT and FADT are there and sum to 0 */

@@ -1,10 +1,10 @@
 /*
- * VblkDevice - a small virtio-blk driver that polls
+ * VblkDevice - a small virtio-blk driver, polling or with interrupts
  *
  * Layer:     guest-tests/lib (freestanding; links nothing of penstock)
  * Threading: start and stop on the first processor; a VblkQueue belongs to
  *            whichever one processor drives it.
- * Lifetime:  vblk_open() once, then vblk_start() and vpci_reset() in turns.
+ * Lifetime:  vblk_open() once, then vblk_start() and vdev_reset() in turns.
  * Spec:      VIRTIO 1.2, 5.2
  *
  * A queue has slots, one for each request that can be in flight.  A slot owns
@@ -15,7 +15,7 @@
 #define GUEST_TESTS_LIB_VIRTIO_BLK_H
 
 #include "guest-tests/lib/mem.h"
-#include "guest-tests/lib/virtio-pci.h"
+#include "guest-tests/lib/virtio-dev.h"
 #include "guest-tests/lib/vring.h"
 
 #include <stdbool.h>
@@ -39,6 +39,8 @@ typedef struct {
     VblkSlot *slots;
     uint16_t nb_slots;
     bool indirect;
+    uint8_t vector;          /* with ring.interrupts: */
+    uint64_t irqs_seen;      /* irq_count(vector) when we looked last */
 } __attribute__((aligned(128))) VblkQueue;
 
 typedef struct {
@@ -49,15 +51,16 @@ typedef struct {
 } VblkSetup;
 
 typedef struct {
-    VpciDevice pci;
+    Vdev dev;
     uint64_t features; /* negotiated */
     uint64_t capacity_sectors;
-    uint16_t nb_queues;
+    uint16_t max_queues; /* what the device has */
+    uint16_t nb_queues;  /* in use */
     VblkQueue queues[VBLK_MAX_QUEUES];
 } VblkDevice;
 
-/* vblk_open - find the @nth virtio-blk device; see vpci_open() */
-bool vblk_open(VblkDevice *d, unsigned nth, bool reassign);
+/* vblk_open - find the @nth virtio-blk device; see vdev_open() */
+bool vblk_open(VblkDevice *d, VdevTransport transport, unsigned nth, bool reassign);
 
 /*
  * vblk_start - reset, negotiate, set the queues up, DRIVER_OK
@@ -72,7 +75,12 @@ const char *vblk_start(VblkDevice *d, const VblkSetup *setup);
 int vblk_do(VblkQueue *q, uint32_t type, uint64_t sector, void *data,
             uint32_t len_bytes);
 
-/* vblk_wait - take one completion; false if none comes within @timeout_ms */
+/*
+ * vblk_wait - take one completion; false if none comes within @timeout_ms
+ *
+ * With interrupts the ring is not looked at again before one has come, so a
+ * lost interrupt is a timeout.
+ */
 bool vblk_wait(VblkQueue *q, uint64_t timeout_ms, uint16_t *ret_slot);
 
 static inline bool vblk_type_writes_guest(uint32_t type)

@@ -4,8 +4,8 @@
 #include "guest-tests/lib/virtio-pci.h"
 
 #include "guest-tests/lib/cpu.h"
+#include "guest-tests/lib/irq.h"
 #include "guest-tests/lib/mem.h"
-#include "guest-tests/lib/tsc.h"
 
 #include <stddef.h>
 
@@ -15,14 +15,15 @@
 
 #define MSIX_CONTROL        2
 #define MSIX_TABLE          4
+#define MSIX_PBA            8
 #define MSIX_CONTROL_ENABLE 0x8000
 #define MSIX_CONTROL_MASK   0x4000
+#define MSIX_SIZE_MASK      0x07ff
 #define MSIX_BIR_MASK       7
 #define MSIX_ENTRY_BYTES    16
-#define MSI_ADDRESS         0xfee00000u
-#define MSI_VECTOR          0x40
-
-#define RESET_WAIT_MS 10000
+#define MSIX_ENTRY_DATA     8
+#define MSIX_ENTRY_CONTROL  12
+#define MSIX_ENTRY_MASKED   1
 
 static bool is_block(PciFunction f)
 {
@@ -84,65 +85,20 @@ bool vpci_open(VpciDevice *d, unsigned nth, bool reassign)
     if (msix) {
         uint32_t table = pci_read32(d->pci, msix + MSIX_TABLE);
 
+        uint32_t pba = pci_read32(d->pci, msix + MSIX_PBA);
+
         d->msix_table = map(d->pci, table & MSIX_BIR_MASK,
                             table & ~(uint32_t)MSIX_BIR_MASK);
+        d->msix_pba = map(d->pci, pba & MSIX_BIR_MASK, pba & ~(uint32_t)MSIX_BIR_MASK);
+        d->nb_vectors =
+            (uint16_t)((pci_read16(d->pci, msix + MSIX_CONTROL) & MSIX_SIZE_MASK) + 1);
     }
     return d->common && d->notify && d->isr && d->config;
-}
-
-uint8_t vpci_get_status(VpciDevice *d)
-{
-    return mmio_read8(d->common + VIRTIO_PCI_STATUS);
-}
-
-void vpci_set_status(VpciDevice *d, uint8_t status)
-{
-    mmio_write8(d->common + VIRTIO_PCI_STATUS, status);
-}
-
-bool vpci_reset(VpciDevice *d)
-{
-    uint64_t start = cpu_rdtsc();
-
-    vpci_set_status(d, 0);
-    while (vpci_get_status(d) != 0) {
-        if (cpu_rdtsc() - start > tsc_from_ms(RESET_WAIT_MS)) {
-            return false;
-        }
-        cpu_pause();
-    }
-    return true;
-}
-
-uint64_t vpci_get_features(VpciDevice *d)
-{
-    uint64_t low, high;
-
-    mmio_write32(d->common + VIRTIO_PCI_DEVICE_FEATURE_SELECT, 0);
-    low = mmio_read32(d->common + VIRTIO_PCI_DEVICE_FEATURE);
-    mmio_write32(d->common + VIRTIO_PCI_DEVICE_FEATURE_SELECT, 1);
-    high = mmio_read32(d->common + VIRTIO_PCI_DEVICE_FEATURE);
-    return high << 32 | low;
-}
-
-void vpci_set_features(VpciDevice *d, uint64_t features)
-{
-    mmio_write32(d->common + VIRTIO_PCI_DRIVER_FEATURE_SELECT, 0);
-    mmio_write32(d->common + VIRTIO_PCI_DRIVER_FEATURE, (uint32_t)features);
-    mmio_write32(d->common + VIRTIO_PCI_DRIVER_FEATURE_SELECT, 1);
-    mmio_write32(d->common + VIRTIO_PCI_DRIVER_FEATURE,
-                 (uint32_t)(features >> 32));
 }
 
 uint16_t vpci_get_nb_queues(VpciDevice *d)
 {
     return mmio_read16(d->common + VIRTIO_PCI_NUM_QUEUES);
-}
-
-uint16_t vpci_get_queue_size(VpciDevice *d, uint16_t index)
-{
-    mmio_write16(d->common + VIRTIO_PCI_QUEUE_SELECT, index);
-    return mmio_read16(d->common + VIRTIO_PCI_QUEUE_SIZE);
 }
 
 static void write_gpa(VpciDevice *d, unsigned offset, uint64_t gpa)
@@ -167,69 +123,54 @@ volatile void *vpci_setup_queue(VpciDevice *d, uint16_t index, uint16_t size,
     return d->notify + (uint64_t)notify_off * d->notify_multiplier;
 }
 
-bool vpci_enable_interrupts(VpciDevice *d, uint16_t nb_queues)
+void vpci_set_message(VpciDevice *d, unsigned i, uint32_t address, uint32_t data, bool masked)
+{
+    volatile uint8_t *entry = d->msix_table + i * MSIX_ENTRY_BYTES;
+
+    mmio_write32(entry + MSIX_ENTRY_CONTROL, MSIX_ENTRY_MASKED);
+    mmio_write32(entry, address);
+    mmio_write32(entry + 4, 0);
+    mmio_write32(entry + MSIX_ENTRY_DATA, data);
+    mmio_write32(entry + MSIX_ENTRY_CONTROL, masked ? MSIX_ENTRY_MASKED : 0);
+}
+
+bool vpci_is_pending(VpciDevice *d, unsigned i)
+{
+    return mmio_read32(d->msix_pba + i / 32 * 4) >> i % 32 & 1;
+}
+
+void vpci_set_msix(VpciDevice *d, bool on, bool mask_all)
 {
     unsigned cap = pci_find_cap(d->pci, PCI_CAP_MSIX, 0);
-    uint16_t control;
 
-    if (!cap || !d->msix_table) {
+    if (cap) {
+        pci_write16(d->pci, cap + MSIX_CONTROL,
+                    (uint16_t)((on ? MSIX_CONTROL_ENABLE : 0) |
+                               (mask_all ? MSIX_CONTROL_MASK : 0)));
+    }
+}
+
+void vpci_disable_interrupts(VpciDevice *d)
+{
+    vpci_set_msix(d, false, false);
+}
+
+bool vpci_enable_interrupts(VpciDevice *d, uint16_t nb_queues)
+{
+    if (!d->msix_table || nb_queues >= d->nb_vectors) {
         return false;
     }
-    control = pci_read16(d->pci, cap + MSIX_CONTROL);
-    pci_write16(d->pci, cap + MSIX_CONTROL,
-                (control | MSIX_CONTROL_ENABLE) &
-                    (uint16_t)~MSIX_CONTROL_MASK);
+    vpci_set_msix(d, true, false);
+    for (uint16_t i = 0; i <= nb_queues; i++) {
+        vpci_set_message(d, i, IRQ_MSI_ADDRESS, d->first_vector + i, false);
+    }
     for (uint16_t i = 0; i < nb_queues; i++) {
-        volatile uint8_t *entry = d->msix_table + i * MSIX_ENTRY_BYTES;
-
-        mmio_write32(entry, MSI_ADDRESS);
-        mmio_write32(entry + 4, 0);
-        mmio_write32(entry + 8, MSI_VECTOR + i);
-        mmio_write32(entry + 12, 0);
         mmio_write16(d->common + VIRTIO_PCI_QUEUE_SELECT, i);
         mmio_write16(d->common + VIRTIO_PCI_QUEUE_VECTOR, i);
         if (mmio_read16(d->common + VIRTIO_PCI_QUEUE_VECTOR) != i) {
             return false;
         }
     }
-    return true;
-}
-
-void vpci_disable_interrupts(VpciDevice *d)
-{
-    unsigned cap = pci_find_cap(d->pci, PCI_CAP_MSIX, 0);
-
-    if (cap) {
-        pci_write16(d->pci, cap + MSIX_CONTROL,
-                    pci_read16(d->pci, cap + MSIX_CONTROL) &
-                        (uint16_t)~MSIX_CONTROL_ENABLE);
-    }
-}
-
-uint8_t vpci_config8(VpciDevice *d, uint32_t offset)
-{
-    return mmio_read8(d->config + offset);
-}
-
-uint16_t vpci_config16(VpciDevice *d, uint32_t offset)
-{
-    return mmio_read16(d->config + offset);
-}
-
-uint32_t vpci_config32(VpciDevice *d, uint32_t offset)
-{
-    return mmio_read32(d->config + offset);
-}
-
-uint64_t vpci_config64(VpciDevice *d, uint32_t offset)
-{
-    uint8_t before;
-    uint64_t value;
-
-    do {
-        before = mmio_read8(d->common + VIRTIO_PCI_CONFIG_GENERATION);
-        value = mmio_read32(d->config + offset) |
-                (uint64_t)mmio_read32(d->config + offset + 4) << 32;
-    } while (mmio_read8(d->common + VIRTIO_PCI_CONFIG_GENERATION) != before);
-    return value;
+    mmio_write16(d->common + VIRTIO_PCI_CONFIG_VECTOR, nb_queues);
+    return mmio_read16(d->common + VIRTIO_PCI_CONFIG_VECTOR) == nb_queues;
 }

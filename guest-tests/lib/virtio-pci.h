@@ -2,10 +2,9 @@
  * VpciDevice - a modern virtio device on PCI
  *
  * Layer:     guest-tests/lib (freestanding; links nothing of penstock)
- * Threading: the first processor; the doorbell addresses that
- *            vpci_setup_queue() returns may be written from any.
- * Lifetime:  vpci_open() once; reset and set up again as often as wanted.
- * Spec:      VIRTIO 1.2, 3.1 and 4.1
+ * Threading: the first processor.
+ * Lifetime:  vpci_open() once.  Drivers come here through virtio-dev.h.
+ * Spec:      VIRTIO 1.2, 4.1; PCI Local Bus 3.0, 6.8.2 (MSI-X)
  */
 #ifndef GUEST_TESTS_LIB_VIRTIO_PCI_H
 #define GUEST_TESTS_LIB_VIRTIO_PCI_H
@@ -16,8 +15,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VIRTIO_ID_BLOCK 2
-
 typedef struct {
     PciFunction pci;
     uint64_t common_gpa;
@@ -26,6 +23,9 @@ typedef struct {
     volatile uint8_t *isr;
     volatile uint8_t *config;
     volatile uint8_t *msix_table; /* NULL if there is no MSI-X */
+    volatile uint8_t *msix_pba;
+    uint16_t nb_vectors;
+    uint8_t first_vector; /* of the processor; entry i raises first_vector + i */
     uint32_t notify_multiplier;
     uint32_t config_bytes;
 } VpciDevice;
@@ -37,19 +37,6 @@ typedef struct {
  */
 bool vpci_open(VpciDevice *d, unsigned nth, bool reassign);
 
-uint8_t vpci_get_status(VpciDevice *d);
-void vpci_set_status(VpciDevice *d, uint8_t status);
-
-/* vpci_reset - write 0 and wait until it reads back; false if it never does */
-bool vpci_reset(VpciDevice *d);
-
-uint64_t vpci_get_features(VpciDevice *d);
-void vpci_set_features(VpciDevice *d, uint64_t features);
-uint16_t vpci_get_nb_queues(VpciDevice *d);
-
-/* vpci_get_queue_size - the largest the device takes; 0 if no such queue */
-uint16_t vpci_get_queue_size(VpciDevice *d, uint16_t index);
-
 /*
  * vpci_setup_queue - tell the device where a queue is and enable it
  * Returns the doorbell: write the queue's index to it, 16 bits wide.
@@ -59,10 +46,8 @@ volatile void *vpci_setup_queue(VpciDevice *d, uint16_t index, uint16_t size,
                                 uint64_t used_gpa);
 
 /*
- * vpci_enable_interrupts - give each queue an MSI-X vector of its own
- *
- * The messages go to the local APIC of the first processor, which is not
- * switched on and drops them: all but the last step of an interrupt is done.
+ * vpci_enable_interrupts - queue i raises vector first_vector + i, and the
+ * configuration first_vector + nb_queues, on the first processor
  * Returns false if there is no MSI-X or a vector is refused.
  */
 bool vpci_enable_interrupts(VpciDevice *d, uint16_t nb_queues);
@@ -70,9 +55,12 @@ bool vpci_enable_interrupts(VpciDevice *d, uint16_t nb_queues);
 /* vpci_disable_interrupts - switch MSI-X off; the ISR byte tells instead */
 void vpci_disable_interrupts(VpciDevice *d);
 
-uint8_t vpci_config8(VpciDevice *d, uint32_t offset);
-uint16_t vpci_config16(VpciDevice *d, uint32_t offset);
-uint32_t vpci_config32(VpciDevice *d, uint32_t offset);
-uint64_t vpci_config64(VpciDevice *d, uint32_t offset);
+/* vpci_set_message - fill entry @i of the MSI-X table, masked or not */
+void vpci_set_message(VpciDevice *d, unsigned i, uint32_t address, uint32_t data, bool masked);
+/* vpci_is_pending - the pending bit of entry @i */
+bool vpci_is_pending(VpciDevice *d, unsigned i);
+/* vpci_set_msix - MSI-X on or off, all entries masked or not */
+void vpci_set_msix(VpciDevice *d, bool on, bool mask_all);
+uint16_t vpci_get_nb_queues(VpciDevice *d);
 
 #endif

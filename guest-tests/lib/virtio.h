@@ -22,8 +22,10 @@
 #define VIRTIO_F_EVENT_IDX     (1ull << 29)
 #define VIRTIO_F_VERSION_1     (1ull << 32)
 #define VIRTIO_F_RING_PACKED   (1ull << 34)
+#define VIRTIO_F_RING_RESET    (1ull << 40)
 
 #define VIRTIO_NO_VECTOR 0xffff
+#define VIRTIO_ID_BLOCK  2
 
 /* struct virtio_pci_common_cfg */
 #define VIRTIO_PCI_DEVICE_FEATURE_SELECT 0
@@ -42,6 +44,7 @@
 #define VIRTIO_PCI_QUEUE_DESC            32
 #define VIRTIO_PCI_QUEUE_DRIVER          40
 #define VIRTIO_PCI_QUEUE_DEVICE          48
+#define VIRTIO_PCI_QUEUE_RESET           58
 
 /* struct virtio_pci_cap */
 #define VIRTIO_PCI_CAP_TYPE        3
@@ -53,6 +56,7 @@
 #define VIRTIO_PCI_CAP_NOTIFY_CFG  2
 #define VIRTIO_PCI_CAP_ISR_CFG     3
 #define VIRTIO_PCI_CAP_DEVICE_CFG  4
+#define VIRTIO_PCI_CAP_PCI_CFG     5
 
 #define VRING_DESC_F_NEXT           1
 #define VRING_DESC_F_WRITE          2

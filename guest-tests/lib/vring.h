@@ -36,7 +36,8 @@ typedef struct {
     bool is_packed; /* before vring_rewind(); then this in place of the above */
     VringPacked packed;
     bool event_idx;
-    bool interrupts; /* ask for one per batch, though none is taken */
+    bool interrupts;    /* ask for one per batch */
+    bool wide_doorbell; /* 32 bits instead of 16 */
     uint64_t kicks;
 } Vring;
 
@@ -76,7 +77,11 @@ static inline uint16_t vring_avail_event(Vring *r)
 static inline void vring_kick(Vring *r)
 {
     r->kicks++;
-    mmio_write16(r->doorbell, r->index);
+    if (r->wide_doorbell) {
+        mmio_write32(r->doorbell, r->index);
+    } else {
+        mmio_write16(r->doorbell, r->index);
+    }
 }
 
 /*

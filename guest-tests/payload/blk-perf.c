@@ -269,7 +269,7 @@ static void print_stuck_packed(uint16_t i, Vring *r)
     con_printf("# queue %u: next available slot %u, taken to slot %u, which has flags %04x, "
                "device event %08x, status %02x\n",
                i, p->avail_slot, slot, p->desc[slot].flags, *p->device_event,
-               vpci_get_status(&disk.pci));
+               vdev_get_status(&disk.dev));
     vring_kick(r);
     tsc_wait_ms(KICK_WAIT_MS);
     con_printf("# queue %u: after one more kick flags %04x\n", i, p->desc[slot].flags);
@@ -289,7 +289,7 @@ static void print_stuck_queues(void)
                    "avail_event %u, used flags %u, status %02x\n",
                    i, r->avail->idx, r->used->idx, r->used_next,
                    vring_avail_event(r), r->used->flags,
-                   vpci_get_status(&disk.pci));
+                   vdev_get_status(&disk.dev));
         if (r->avail->idx != r->used->idx) {
             vring_kick(r);
             tsc_wait_ms(KICK_WAIT_MS);
@@ -385,7 +385,7 @@ static void start_disk(void)
     };
     const char *problem;
 
-    if (!vblk_open(&disk, (unsigned)arg_u64("disk", 0, 0, 255),
+    if (!vblk_open(&disk, VDEV_PCI, (unsigned)arg_u64("disk", 0, 0, 255),
                    arg_is("bars", "reassign"))) {
         bail_out("no virtio-blk device on PCI bus 0");
     }

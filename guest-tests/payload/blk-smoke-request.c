@@ -131,28 +131,41 @@ TEST(request, every_slot_works_without_the_event_index)
     check_full_queues(VIRTIO_F_EVENT_IDX);
 }
 
+/* Take what is there, at least one; offer each again while *left. Returns how many stayed. */
+static uint32_t turn_batch(VblkQueue *q, uint32_t *left)
+{
+    uint32_t nb_done = 0;
+    uint16_t slot;
+
+    ASSERT_TRUE(vblk_wait(q, SMOKE_WAIT_MS, &slot));
+    do {
+        ASSERT_LT(slot, q->nb_slots);
+        ASSERT_EQ(q->slots[slot].status, VIRTIO_BLK_S_OK);
+        if (*left > 0) {
+            --*left;
+            vblk_offer(q, slot, VIRTIO_BLK_T_IN, slot, smoke.in, SECTOR);
+        } else {
+            nb_done++;
+        }
+    } while (vblk_take(q, &slot));
+    vring_taken_all(&q->ring);
+    vring_publish(&q->ring);
+    return nb_done;
+}
+
 TEST(request, indexes_pass_65536_and_go_on)
 {
     VblkQueue *q = first_queue();
     uint32_t left = 70000;
 
+    TEST_SKIP_IF(smoke.irq, "takes long with an interrupt for each batch");
     ASSERT_TRUE(smoke_start(VIRTIO_F_INDIRECT_DESC));
     for (uint16_t slot = 0; slot < q->nb_slots; slot++, left--) {
         vblk_offer(q, slot, VIRTIO_BLK_T_IN, slot, smoke.in, SECTOR);
     }
     vring_publish(&q->ring);
     for (uint32_t waiting = q->nb_slots; waiting > 0;) {
-        uint16_t slot;
-
-        ASSERT_TRUE(vblk_wait(q, SMOKE_WAIT_MS, &slot));
-        ASSERT_TRUE(slot < q->nb_slots && q->slots[slot].status == 0);
-        if (left > 0) {
-            left--;
-            vblk_offer(q, slot, VIRTIO_BLK_T_IN, slot, smoke.in, SECTOR);
-            vring_publish(&q->ring);
-        } else {
-            waiting--;
-        }
+        waiting -= turn_batch(q, &left);
     }
     ASSERT_EQ(q->ring.used->idx, q->ring.avail->idx);
 }
@@ -239,14 +252,14 @@ TEST(request, flush_succeeds_on_every_queue)
 
 TEST(request, the_cache_mode_can_be_changed_while_running)
 {
-    VpciDevice *d = &smoke.disk.pci;
+    Vdev *d = &smoke.disk.dev;
 
     TEST_SKIP_IF(!(smoke.offered & VIRTIO_BLK_F_CONFIG_WCE), "not offered");
     TEST_SKIP_IF(smoke.read_only, "the disk is read-only");
     ASSERT_TRUE(smoke_start(0));
     for (uint8_t mode = 0; mode < 2; mode++) {
         mmio_write8(d->config + VIRTIO_BLK_CFG_WRITEBACK, mode);
-        ASSERT_EQ(vpci_config8(d, VIRTIO_BLK_CFG_WRITEBACK), mode);
+        ASSERT_EQ(vdev_config8(d, VIRTIO_BLK_CFG_WRITEBACK), mode);
         ASSERT_TRUE(smoke_round_trip(first_queue(), 50, 4096, mode + 1u));
     }
 }
@@ -286,7 +299,7 @@ TEST(request, write_zeroes_takes_several_ranges)
 
     TEST_SKIP_IF(smoke.read_only, "the disk is read-only");
     TEST_SKIP_IF(!(smoke.offered & VIRTIO_BLK_F_WRITE_ZEROES), "not offered");
-    TEST_SKIP_IF(vpci_config32(&smoke.disk.pci, VIRTIO_BLK_CFG_MAX_WZ_SEG) < 2,
+    TEST_SKIP_IF(vdev_config32(&smoke.disk.dev, VIRTIO_BLK_CFG_MAX_WZ_SEG) < 2,
                  "the device takes one range a request");
     ASSERT_TRUE(smoke_start(0));
     ASSERT_TRUE(smoke_round_trip(first_queue(), 200, 6 * SECTOR, 13));
@@ -379,7 +392,7 @@ TEST(request, queues_work_with_a_vector_each)
     };
 
     ASSERT_TRUE(smoke_start_with(&setup));
-    for (uint32_t i = 0; i < 2000; i++) {
+    for (uint32_t i = 0; i < 50u * smoke.nb_queues; i++) {
         ASSERT_EQ(
             vblk_do(&smoke.disk.queues[i % smoke.nb_queues], VIRTIO_BLK_T_IN, i, smoke.in, 4096),
             VIRTIO_BLK_S_OK);
@@ -393,7 +406,7 @@ typedef struct {
     uint32_t nb_ok;
 } Driver;
 
-#define DRIVER_REQUESTS 2000
+#define DRIVER_REQUESTS 300
 
 static void drive(void *arg)
 {

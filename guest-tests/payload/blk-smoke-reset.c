@@ -35,7 +35,7 @@ TEST(reset, nothing_is_written_after_a_reset_in_flight)
         ASSERT_TRUE(smoke_start(0));
         offer_everywhere(VIRTIO_BLK_T_IN);
         tsc_wait_ms(round % 4 == 3 ? 1 : 0);
-        ASSERT_TRUE(vpci_reset(&smoke.disk.pci));
+        ASSERT_TRUE(vdev_reset(&smoke.disk.dev));
         memset(smoke.in, MARK, SMOKE_BUFFER_BYTES);
         for (uint16_t i = 0; i < smoke.nb_queues; i++) {
             smoke.disk.queues[i].ring.used->idx = 0x7777;
@@ -56,7 +56,7 @@ TEST(reset, resets_with_writes_in_flight_leave_a_working_device)
         ASSERT_TRUE(smoke_start(0));
         memset(smoke.in, MARK, SMOKE_BUFFER_BYTES);
         offer_everywhere(VIRTIO_BLK_T_OUT);
-        ASSERT_TRUE(vpci_reset(&smoke.disk.pci));
+        ASSERT_TRUE(vdev_reset(&smoke.disk.dev));
     }
     ASSERT_TRUE(smoke_works());
 }
@@ -73,7 +73,7 @@ TEST(reset, a_second_life_has_fewer_and_smaller_queues)
     ASSERT_TRUE(smoke_works());
     ASSERT_TRUE(smoke_start_with(&small));
     ASSERT_EQ(smoke.disk.queues[0].ring.size, 8);
-    for (uint32_t i = 0; i < 100; i++) {
+    for (uint32_t i = 0; i < 20; i++) {
         ASSERT_TRUE(smoke_round_trip(&smoke.disk.queues[0], i, 4096, i));
     }
     ASSERT_TRUE(smoke_works());
@@ -83,21 +83,22 @@ TEST(reset, the_device_can_be_reset_many_times)
 {
     for (int i = 0; i < ROUNDS; i++) {
         ASSERT_TRUE(smoke_works());
-        ASSERT_TRUE(vpci_reset(&smoke.disk.pci));
-        ASSERT_TRUE(vpci_reset(&smoke.disk.pci));
+        ASSERT_TRUE(vdev_reset(&smoke.disk.dev));
+        ASSERT_TRUE(vdev_reset(&smoke.disk.dev));
     }
 }
 
 TEST(reset, queues_are_disabled_and_unmapped_by_a_reset)
 {
-    VpciDevice *d = &smoke.disk.pci;
+    Vdev *d = &smoke.disk.dev;
 
     ASSERT_TRUE(smoke_start(0));
-    ASSERT_TRUE(vpci_reset(d));
+    ASSERT_TRUE(vdev_reset(d));
     for (uint16_t i = 0; i < smoke.nb_queues; i++) {
-        mmio_write16(d->common + VIRTIO_PCI_QUEUE_SELECT, i);
-        ASSERT_EQ(mmio_read16(d->common + VIRTIO_PCI_QUEUE_ENABLE), 0);
-        ASSERT_EQ(mmio_read16(d->common + VIRTIO_PCI_QUEUE_VECTOR), VIRTIO_NO_VECTOR);
+        ASSERT_FALSE(vdev_queue_is_enabled(d, i));
+        if (d->transport == VDEV_PCI) {
+            ASSERT_EQ(mmio_read16(d->pci.common + VIRTIO_PCI_QUEUE_VECTOR), VIRTIO_NO_VECTOR);
+        }
     }
 }
 
@@ -105,18 +106,19 @@ TEST(reset, queues_are_disabled_and_unmapped_by_a_reset)
 TEST(reset, a_kick_before_driver_ok_waits_for_it)
 {
     VblkQueue *q = &smoke.disk.queues[0];
-    VpciDevice *d = &smoke.disk.pci;
+    Vdev *d = &smoke.disk.dev;
     uint16_t slot;
 
     TEST_SKIP_IF(smoke.qemu, "QEMU starts the device at the first kick");
     ASSERT_TRUE(smoke_start(0));
-    ASSERT_TRUE(vpci_reset(d));
+    ASSERT_TRUE(vdev_reset(d));
+    q->ring.interrupts = false; /* the reset took the vectors away */
     vring_rewind(&q->ring);
-    vpci_set_status(d, VIRTIO_STATUS_ACKNOWLEDGE);
-    vpci_set_status(d, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER);
-    vpci_set_features(d, smoke.disk.features);
-    vpci_set_status(d, READY_EXCEPT_OK);
-    vpci_setup_queue(d, 0, q->ring.size, mem_gpa(q->ring.desc), mem_gpa(q->ring.avail),
+    vdev_set_status(d, VIRTIO_STATUS_ACKNOWLEDGE);
+    vdev_set_status(d, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER);
+    vdev_set_features(d, smoke.disk.features);
+    vdev_set_status(d, READY_EXCEPT_OK);
+    vdev_setup_queue(d, 0, q->ring.size, mem_gpa(q->ring.desc), mem_gpa(q->ring.avail),
                      mem_gpa(q->ring.used));
     vblk_offer(q, 0, VIRTIO_BLK_T_IN, 0, smoke.in, CHUNK_BYTES);
     q->ring.avail->idx = q->ring.avail_next;
@@ -124,7 +126,7 @@ TEST(reset, a_kick_before_driver_ok_waits_for_it)
     vring_kick(&q->ring);
     tsc_wait_ms(QUIET_MS);
     ASSERT_EQ(q->ring.used->idx, 0);
-    vpci_set_status(d, READY_EXCEPT_OK | VIRTIO_STATUS_DRIVER_OK);
+    vdev_set_status(d, READY_EXCEPT_OK | VIRTIO_STATUS_DRIVER_OK);
     ASSERT_TRUE(vblk_wait(q, SMOKE_WAIT_MS, &slot));
     ASSERT_EQ(q->slots[0].status, VIRTIO_BLK_S_OK);
 }

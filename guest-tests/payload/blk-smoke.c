@@ -4,6 +4,8 @@
  *
  * Command line (all optional): queues=N, cpus=N, serial=TEXT, size=BYTES are
  * what the VMM was told, and are checked; vmm=qemu where the VMM is QEMU;
+ * transport=pci|mmio (default pci); irq=on has every case that does not say
+ * otherwise wait for interrupts instead of polling;
  * disk=N, bars=reassign, tsc_khz=N as for blk-perf; only=PART of a case's name.
  *
  * The disk is written to.  Results are TAP; the machine is reset at the end.
@@ -41,9 +43,16 @@ bool smoke_start(uint64_t without)
                      VIRTIO_BLK_F_MQ | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES) &
                     ~without,
         .nb_queues = smoke.nb_queues,
+        .interrupts = smoke.irq,
     };
 
     return smoke_start_with(&setup);
+}
+
+VpciDevice *smoke_pci(void)
+{
+    TEST_SKIP_IF(smoke.disk.dev.transport != VDEV_PCI, "of virtio-pci alone");
+    return &smoke.disk.dev.pci;
 }
 
 void smoke_fill(uint8_t *p, uint32_t len_bytes, uint32_t seed)
@@ -141,9 +150,10 @@ Outcome smoke_outcome(VblkQueue *q, uint32_t *ret_used_len_bytes)
 
     do {
         if (vring_take(&q->ring, &head, ret_used_len_bytes)) {
+            vring_taken_all(&q->ring);
             return OUTCOME_COMPLETED;
         }
-        if (vpci_get_status(&smoke.disk.pci) & VIRTIO_STATUS_NEEDS_RESET) {
+        if (vdev_get_status(&smoke.disk.dev) & VIRTIO_STATUS_NEEDS_RESET) {
             return OUTCOME_NEEDS_RESET;
         }
         cpu_pause();
@@ -153,14 +163,18 @@ Outcome smoke_outcome(VblkQueue *q, uint32_t *ret_used_len_bytes)
 
 static void prepare(void)
 {
+    VdevTransport transport = arg_is("transport", "mmio") ? VDEV_MMIO : VDEV_PCI;
+
     smoke.qemu = arg_is("vmm", "qemu");
-    if (!vblk_open(&smoke.disk, (unsigned)arg_u64("disk", 0, 0, 255), arg_is("bars", "reassign"))) {
-        con_printf("Bail out! no virtio-blk device on PCI bus 0\n");
+    smoke.irq = arg_is("irq", "on");
+    if (!vblk_open(&smoke.disk, transport, (unsigned)arg_u64("disk", 0, 0, 255),
+                   arg_is("bars", "reassign"))) {
+        con_printf("Bail out! no virtio-blk device on this transport\n");
         con_reset_machine();
     }
-    smoke.offered = vpci_get_features(&smoke.disk.pci);
+    smoke.offered = vdev_get_features(&smoke.disk.dev);
     smoke.read_only = smoke.offered & VIRTIO_BLK_F_RO;
-    smoke.nb_queues = vpci_get_nb_queues(&smoke.disk.pci);
+    smoke.nb_queues = smoke.disk.max_queues;
     if (smoke.nb_queues == 0 || smoke.nb_queues > VBLK_MAX_QUEUES ||
         smoke.disk.capacity_sectors < MIN_DISK_SECTORS) {
         con_printf("Bail out! %u queues, %lu sectors: not a disk to test\n", smoke.nb_queues,

@@ -31,6 +31,7 @@ typedef struct {
     uint8_t *out; /* SMOKE_BUFFER_BYTES each */
     uint8_t *in;
     bool qemu;      /* vmm=qemu: cases skip where it legitimately differs */
+    bool irq;       /* irq=on: cases wait for interrupts instead of polling */
     bool read_only; /* the device offers VIRTIO_BLK_F_RO */
     uint16_t nb_queues;
     uint64_t offered; /* feature bits */
@@ -46,6 +47,9 @@ bool smoke_start_with(const VblkSetup *setup);
 
 /* smoke_works - start anew and move data over every queue */
 bool smoke_works(void);
+
+/* smoke_pci - the device's PCI side; skips the case where there is none */
+VpciDevice *smoke_pci(void);
 
 /* smoke_fill and smoke_is_filled - a pattern that depends on @seed */
 void smoke_fill(uint8_t *p, uint32_t len_bytes, uint32_t seed);
