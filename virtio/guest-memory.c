@@ -75,6 +75,16 @@ int gm_add(GuestMemory *gm, uint64_t gpa, uint64_t len_bytes, void *hva, Error *
     return 0;
 }
 
+void gm_remove(GuestMemory *gm, uint64_t gpa)
+{
+    unsigned above = region_above(gm, gpa);
+
+    assert(above > 0 && gm->regions[above - 1].gpa == gpa);
+    memmove(&gm->regions[above - 1], &gm->regions[above],
+            (gm->nb_regions - above) * sizeof(*gm->regions));
+    gm->nb_regions--;
+}
+
 const GuestMemoryRegion *gm_find(const GuestMemory *gm, Gpa gpa)
 {
     unsigned above = region_above(gm, gpa.addr);

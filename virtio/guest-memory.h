@@ -41,6 +41,9 @@ void gm_finish(GuestMemory *gm);
 int gm_add(GuestMemory *gm, uint64_t gpa, uint64_t len_bytes, void *hva, Error *err)
     NONNULL(1, 4) WARN_UNUSED;
 
+/* gm_remove - the region that begins at @gpa, which there is */
+void gm_remove(GuestMemory *gm, uint64_t gpa) NONNULL(1);
+
 /* gm_find - the region that holds @gpa, NULL when it is no memory */
 const GuestMemoryRegion *gm_find(const GuestMemory *gm, Gpa gpa) NONNULL(1);
 

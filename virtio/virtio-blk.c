@@ -96,6 +96,12 @@ static void blk_config_read(VirtioDevice *vdev, void *ret_config)
     memcpy(ret_config, &config, sizeof(config));
 }
 
+static bool blk_config_writable(VirtioDevice *vdev, size_t offset, size_t len_bytes)
+{
+    return virtio_blk_has_feature(to_blk(vdev), VIRTIO_BLK_F_CONFIG_WCE) &&
+           offset == offsetof(struct virtio_blk_config, wce) && len_bytes == 1;
+}
+
 static co_fn void blk_co_config_write(VirtioDevice *vdev, size_t offset, const void *data,
                                       size_t len_bytes)
 {
@@ -149,6 +155,7 @@ static const VirtioDeviceOps blk_ops = {
     .features = blk_features,
     .set_features = blk_set_features,
     .config_read = blk_config_read,
+    .config_writable = blk_config_writable,
     .co_config_write = blk_co_config_write,
     .handle_queue = blk_handle_queue,
     .halting = virtio_blk_halting,

@@ -46,6 +46,9 @@ static void tell_reasons(VirtioDevice *vdev)
             log_limited(&vdev->log_limit, LOG_LEVEL_WARN, "virtio",
                         "%s: queue %u: the guest gave %s; the device needs a reset", vdev->name, i,
                         vq->broken_reason);
+            if (vdev->transport->queue_broken) {
+                vdev->transport->queue_broken(vdev->transport_opaque, i);
+            }
         }
     }
 }
@@ -194,18 +197,22 @@ static bool features_accept(VirtioDevice *vdev)
 
 /* --- queues --- */
 
-static co_fn void queue_run(VirtioDevice *vdev, VirtQueue *vq)
+static co_fn int queue_start(VirtioDevice *vdev, VirtQueue *vq, Error *err)
 {
-    Error err;
     int ret = vdev->transport->attach_doorbell(vdev->transport_opaque, vq->index, &vq->doorbell);
 
     if (ret < 0) {
-        error_set(&err, ret, "queue %u: no doorbell: %s", vq->index, error_strerror(ret));
-    } else {
-        vq->doorbell_attached = true;
-        ret = vq_co_start(vq, vdev->ops->elem_bytes, &err);
+        return error_set(err, ret, "queue %u: no doorbell: %s", vq->index, error_strerror(ret));
     }
-    if (ret < 0) {
+    vq->doorbell_attached = true;
+    return vq_co_start(vq, vdev->ops->elem_bytes, err);
+}
+
+static co_fn void queue_run(VirtioDevice *vdev, VirtQueue *vq)
+{
+    Error err;
+
+    if (queue_start(vdev, vq, &err) < 0) {
         log_limited(&vdev->log_limit, LOG_LEVEL_WARN, "virtio", "%s: %s; the device needs a reset",
                     vdev->name, err.msg);
         vdev_needs_reset(vdev);
@@ -278,6 +285,66 @@ co_fn void vdev_co_queue_enable(VirtioDevice *vdev, VirtQueue *vq)
         }
     }
     co_mutex_unlock(&vdev->lock);
+}
+
+co_fn int vdev_co_queue_start(VirtioDevice *vdev, VirtQueue *vq, Error *err)
+{
+    co_mutex_lock(&vdev->lock);
+    assert(vdev->running && !vq->cfg_enabled);
+    int ret = queue_start(vdev, vq, err);
+
+    if (ret < 0) {
+        queue_halt(vdev, vq);
+    }
+    vq->cfg_enabled = ret == 0;
+    co_mutex_unlock(&vdev->lock);
+    return ret;
+}
+
+co_fn void vdev_co_queue_stop(VirtioDevice *vdev, VirtQueue *vq)
+{
+    co_mutex_lock(&vdev->lock);
+    queue_halt(vdev, vq);
+    vq->cfg_enabled = false;
+    co_mutex_unlock(&vdev->lock);
+}
+
+co_fn void vdev_co_queue_set_interrupt(VirtioDevice *vdev, VirtQueue *vq, int fd)
+{
+    co_mutex_lock(&vdev->lock);
+    atomic_store(&vq->interrupt.fd, fd);
+    if (vq->started && !vq->held) {
+        aio_co_reschedule_self(vq->ctx); /* what it does with the one before has ended */
+        aio_co_reschedule_self(aio_main());
+    }
+    co_mutex_unlock(&vdev->lock);
+}
+
+co_fn void vdev_co_hold(VirtioDevice *vdev)
+{
+    co_mutex_lock(&vdev->lock);
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        if (vdev->queues[i].started) {
+            vq_co_hold(&vdev->queues[i]);
+        }
+    }
+    co_mutex_unlock(&vdev->lock);
+}
+
+co_fn int vdev_co_release(VirtioDevice *vdev, Error *err)
+{
+    Error first = { .code = 0 };
+
+    co_mutex_lock(&vdev->lock);
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        VirtQueue *vq = &vdev->queues[i];
+
+        if (vq->started && vq->held) {
+            int ret UNUSED = vq_co_release(vq, first.code == 0 ? &first : NULL);
+        }
+    }
+    co_mutex_unlock(&vdev->lock);
+    return first.code < 0 ? error_set(err, first.code, "%s", first.msg) : 0;
 }
 
 co_fn void vdev_co_queue_reset(VirtioDevice *vdev, VirtQueue *vq)
@@ -408,6 +475,11 @@ void vdev_config_read(VirtioDevice *vdev, size_t offset, void *ret_data, size_t 
         vdev->ops->config_read(vdev, config);
         memcpy(ret_data, config + offset, MIN(len_bytes, config_bytes - offset));
     }
+}
+
+bool vdev_config_writable(VirtioDevice *vdev, size_t offset, size_t len_bytes)
+{
+    return vdev->ops->config_writable && vdev->ops->config_writable(vdev, offset, len_bytes);
 }
 
 co_fn void vdev_co_config_write(VirtioDevice *vdev, size_t offset, const void *data,

@@ -42,6 +42,8 @@ typedef struct VirtioDeviceOps {
     /* FEATURES_OK was accepted; reset: called with 0. */
     void (*set_features)(VirtioDevice *vdev, uint64_t features);
     void (*config_read)(VirtioDevice *vdev, void *ret_config); /* config_bytes */
+    /* Whether a driver may write these bytes, all of them. NULL = none. */
+    bool (*config_writable)(VirtioDevice *vdev, size_t offset, size_t len_bytes);
     /* One driver write, within config_bytes. */
     void (*co_config_write)(VirtioDevice *vdev, size_t offset, const void *data,
                             size_t len_bytes) co_fn_ptr;
@@ -69,6 +71,8 @@ typedef struct VirtioTransportOps {
     void (*notify_queue)(void *opaque, unsigned index);
     /* Configuration change interrupt (also NEEDS_RESET). Main context. */
     void (*notify_config)(void *opaque);
+    /* The guest has broken queue @index. Main context. NULL = nothing. */
+    void (*queue_broken)(void *opaque, unsigned index);
 } VirtioTransportOps;
 
 struct VirtioDevice {
@@ -134,6 +138,25 @@ void vdev_queue_set_address(VirtioDevice *vdev, VirtQueue *vq, VqRingPart part, 
 uint32_t vdev_queue_address(const VirtQueue *vq, VqRingPart part, bool high) NONNULL(1);
 /* queue_enable = 1; starts it when the device is running (after a ring reset) */
 co_fn void vdev_co_queue_enable(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
+/*
+ * For a transport whose driver starts and stops its queues one by one; the device is running.
+ * vdev_co_queue_start - as it is configured, and from its base. Errors: those of vq_co_start()
+ * vdev_co_queue_stop - returns when the ring is no longer used; the configuration may be changed
+ *                      then, and the base is where it stands. Started or not.
+ */
+co_fn int vdev_co_queue_start(VirtioDevice *vdev, VirtQueue *vq, Error *err)
+    NONNULL(1, 2) WARN_UNUSED;
+co_fn void vdev_co_queue_stop(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
+/* vdev_co_queue_set_interrupt - another eventfd (-1 = none) for a queue's interrupts; when this
+ * returns the one before is not used any more */
+co_fn void vdev_co_queue_set_interrupt(VirtioDevice *vdev, VirtQueue *vq, int fd) NONNULL(1, 2);
+/*
+ * vdev_co_hold - returns when no queue uses guest memory any more, nor will; its map may change
+ * vdev_co_release - the queues go on where they stood. Errors: those of vq_co_release(); such a
+ *                   queue does not go on, the others do.
+ */
+co_fn void vdev_co_hold(VirtioDevice *vdev) NONNULL(1);
+co_fn int vdev_co_release(VirtioDevice *vdev, Error *err) NONNULL(1) WARN_UNUSED;
 /* vdev_co_move_queue - another home context for a queue, started or not; @index is valid. Returns
  * when the old one has nothing to do with it any more, which waits for requests in flight.
  * Errors: -EBUSY a request is held; the queue stays where it is */
@@ -148,6 +171,7 @@ void vdev_config_read(VirtioDevice *vdev, size_t offset, void *ret_data, size_t 
     NONNULL(1, 3);
 co_fn void vdev_co_config_write(VirtioDevice *vdev, size_t offset, const void *data,
                                 size_t len_bytes) NONNULL(1, 3);
+bool vdev_config_writable(VirtioDevice *vdev, size_t offset, size_t len_bytes) NONNULL(1);
 /* vdev_config_changed - the type's configuration changed: new generation, interrupt. Main. */
 void vdev_config_changed(VirtioDevice *vdev) NONNULL(1);
 

@@ -48,21 +48,17 @@ int vq_init(VirtQueue *vq, VirtioDevice *vdev, unsigned index, uint16_t max_size
     vq->index = index;
     vq->max_size = max_size;
     vq->doorbell.fd = -1;
+    vq->kick_fd = -1;
     atomic_init(&vq->interrupt.fd, -1);
     aio_defer_init(&vq->flush, flush_cb, vq);
     vq_reset_config(vq);
-    int ret = event_notifier_open(&vq->doorbell, err);
-
-    vq->doorbell_owned = ret == 0;
-    return ret;
+    return event_notifier_open(&vq->doorbell, err);
 }
 
 void vq_finish(VirtQueue *vq)
 {
     assert(!vq->started);
-    if (vq->doorbell_owned) {
-        event_notifier_close(&vq->doorbell);
-    }
+    event_notifier_close(&vq->doorbell);
 }
 
 void vq_reset_config(VirtQueue *vq)
@@ -147,6 +143,21 @@ static int elems_create(VirtQueue *vq, size_t elem_bytes, Error *err)
 
 /* --- start and stop --- */
 
+/* Find the ring; the next thing that is done with it is to serve what is there. */
+static int ring_open(VirtQueue *vq, Error *err)
+{
+    int ret = vring_setup(vq, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    vq->used_published = vq->used_signalled = vq->used_idx;
+    /* Another device may have left the ring as it liked; a fresh one asks for kicks. */
+    vq->notifications_on = !vq->base_given;
+    vq->polling = false;
+    return 0;
+}
+
 co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err)
 {
     int ret;
@@ -155,12 +166,10 @@ co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err)
     vq->is_packed = vdev_has_feature(vq->vdev, VIRTIO_F_RING_PACKED);
     vq->event_idx = vdev_has_feature(vq->vdev, VIRTIO_RING_F_EVENT_IDX);
     vq->indirect = vdev_has_feature(vq->vdev, VIRTIO_RING_F_INDIRECT_DESC);
-    if ((ret = vring_setup(vq, err)) < 0 || (ret = elems_create(vq, elem_bytes, err)) < 0) {
+    if ((ret = ring_open(vq, err)) < 0 || (ret = elems_create(vq, elem_bytes, err)) < 0) {
         return ret;
     }
-    vq->used_published = vq->used_signalled = vq->used_idx;
-    vq->notifications_on = true;
-    vq->polling = false;
+    vq->held = false;
     vq->broken = false;
     vq->broken_told = false;
 
@@ -202,12 +211,13 @@ co_fn void vq_co_stop(VirtQueue *vq)
     if (!vq->started) {
         return;
     }
-    aio_co_reschedule_self(vq->ctx);
-    vq_notify_stop(vq);
+    if (!vq->held) {
+        aio_co_reschedule_self(vq->ctx);
+        vq_notify_stop(vq);
+        bool idle UNUSED = become_idle(vq, false);
+    }
     event_notifier_test_and_clear(&vq->doorbell);
     vq->active = false;
-    bool idle UNUSED = become_idle(vq, false);
-
     vq->started = false;
     aio_co_reschedule_self(aio_main());
     vq_set_base(vq, vring_base(vq));
@@ -217,6 +227,10 @@ co_fn void vq_co_stop(VirtQueue *vq)
 co_fn int vq_co_move(VirtQueue *vq, AioContext *ctx)
 {
     assert(vq->started);
+    if (vq->held) {
+        vq->ctx = ctx;
+        return 0;
+    }
     aio_co_reschedule_self(vq->ctx);
     vq_notify_stop(vq);
     bool idle = become_idle(vq, true);
@@ -228,6 +242,34 @@ co_fn int vq_co_move(VirtQueue *vq, AioContext *ctx)
     vq_notify_start(vq);
     aio_co_reschedule_self(aio_main());
     return idle ? 0 : -EBUSY;
+}
+
+co_fn void vq_co_hold(VirtQueue *vq)
+{
+    assert(vq->started && !vq->held);
+    aio_co_reschedule_self(vq->ctx);
+    vq_notify_stop(vq);
+    bool idle UNUSED = become_idle(vq, false);
+
+    aio_co_reschedule_self(aio_main());
+    vq->held = true;
+}
+
+co_fn int vq_co_release(VirtQueue *vq, Error *err)
+{
+    assert(vq->held);
+    vq->base = vring_base(vq);
+    vq->base_given = true;
+    int ret = ring_open(vq, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    vq->held = false;
+    aio_co_reschedule_self(vq->ctx);
+    vq_notify_start(vq);
+    aio_co_reschedule_self(aio_main());
+    return 0;
 }
 
 void vq_break(VirtQueue *vq, const char *fmt, ...)

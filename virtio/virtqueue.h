@@ -117,6 +117,7 @@ struct VirtQueue {
     bool indirect;
     bool active; /* started and not broken */
     bool started;
+    bool held; /* started, and between vq_co_hold() and vq_co_release(); main */
     _Atomic bool broken; /* written by the home context (vq_break) and, stopped, by main */
     _Atomic unsigned paused; /* not 0: nothing is popped; main: vdev_pause() */
 
@@ -142,11 +143,13 @@ struct VirtQueue {
     unsigned index;
     VqBase base; /* where it starts, where it stopped; main, stopped */
     bool base_given;
-    EventNotifier doorbell; /* ioeventfd or kickfd */
-    bool doorbell_owned;    /* false: the fd came from a peer */
+    EventNotifier doorbell; /* ioeventfd; also how others of us wake the queue */
     bool doorbell_attached; /* the transport signals it; main */
+    int kick_fd;            /* a peer's eventfd, borrowed, that kicks as well; -1 = none */
+    bool spins;             /* nobody kicks: look at the ring all the time */
     VqInterrupt interrupt;
     AioBh *self_kick; /* home context, while started */
+    AioBh *spin;      /* likewise, if it spins */
     void *elem_memory;
     size_t elem_bytes;
     struct iovec *iov_memory; /* VQ_ELEM_IOV_MAX for each element, untouched until used */
@@ -202,6 +205,17 @@ co_fn void vq_co_stop(VirtQueue *vq) NONNULL(1);
 co_fn int vq_co_move(VirtQueue *vq, AioContext *ctx) NONNULL(1, 2) WARN_UNUSED;
 /* vq_look_for_held - a request has begun to be held: who waits for it to end looks again. Home. */
 void vq_look_for_held(VirtQueue *vq) NONNULL(1);
+
+/*
+ * vq_co_hold - take nothing more from a started queue, and wait until what was popped has been
+ * pushed and signalled: nothing of guest memory is in use then, and its map may change
+ * vq_co_release - go on where it stood, with the ring looked up anew. Errors: -EINVAL the ring is
+ *         not in guest memory any more: it stays held, and can only be stopped.
+ * In between the queue may be stopped, and be given another home or another kick_fd. Context: as
+ * above.
+ */
+co_fn void vq_co_hold(VirtQueue *vq) NONNULL(1);
+co_fn int vq_co_release(VirtQueue *vq, Error *err) NONNULL(1) WARN_UNUSED;
 
 /*
  * vq_pop - take the next available chain
