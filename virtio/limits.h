@@ -13,6 +13,8 @@
 #define VQ_PUBLISH_MAX    8    /* pushed elements that the driver is not yet told of */
 #define VQ_REASON_BYTES   128  /* text of what the guest did wrong */
 
+#define VHU_MEMORY_BYTES_MAX (1ull << 44) /* of a vhost-user client, in all its regions */
+
 #define VIRTIO_CONFIG_BYTES_MAX 256 /* a device type's configuration structure */
 
 #define VIRTIO_BLK_SEG_MAX_DEFAULT   126

@@ -12,6 +12,7 @@
 #define VIRTIO_VHOST_USER_MEMORY_H
 
 #include "virtio/guest-memory.h"
+#include "virtio/limits.h"
 #include "virtio/shared-map.h"
 #include "virtio/vhost-user-proto.h"
 
@@ -41,6 +42,7 @@ int vhu_memory_find(const VhuMemory *mem, const VhostUserRegion *region, Error *
     NONNULL(1, 2) WARN_UNUSED;
 /* vhu_memory_remove - the region of this number; numbers above it become one less */
 main_fn void vhu_memory_remove(VhuMemory *mem, unsigned index) NONNULL(1);
+main_fn void vhu_memory_clear(VhuMemory *mem) NONNULL(1);
 /* vhu_memory_swap - @mem holds what @other held, and the other way round; the GuestMemory stays
  * where it is */
 void vhu_memory_swap(VhuMemory *mem, VhuMemory *other) NONNULL(1, 2);
