@@ -3,6 +3,9 @@
  *
  *     signal --> stop coroutine: no new connections, what is in flight is finished --> disks close
  *     second signal --> connections are cut
+ *
+ * A disk has a node, and each server a backend on it. NBD has all disks; a vhost-user socket has
+ * one. Without a socket that listens the program ends when its clients have gone.
  */
 #include <sched.h>
 #include <signal.h>
@@ -10,16 +13,19 @@
 #include <string.h>
 #include <sys/signalfd.h>
 
+#include "block/block-driver.h"
 #include "block/nbd/nbd-server.h"
 #include "io/aio/aio-worker.h"
 #include "io/aio/iothread.h"
 #include "io/base/thread.h"
 #include "vmm/cmd.h"
 #include "vmm/export-config.h"
+#include "vmm/export-vhu.h"
 #include "vmm/machine.h"
 #include "vmm/service.h"
 
-#define DEFAULT_IOTHREADS_MAX 4
+#define DEFAULT_IOTHREADS_MAX 4  /* for connections */
+#define DEFAULT_QUEUES_MAX    16 /* of a vhost-user device */
 
 typedef struct Export {
     ExportConfig config;
@@ -30,8 +36,12 @@ typedef struct Export {
     int signal_fd;
     IOThread *iothreads[EXPORT_IOTHREADS_MAX];
     unsigned nb_iothreads;
-    BlockBackend *blks[EXPORT_DISKS_MAX];
-    NbdServer *server;
+    AioContext *contexts[EXPORT_IOTHREADS_MAX];
+    unsigned next_iothread; /* for queues that nobody has mapped */
+    BlockNode *nodes[EXPORT_DISKS_MAX];
+    BlockBackend *blks[EXPORT_DISKS_MAX]; /* the NBD server's */
+    NbdServer *server;                    /* NULL: no NBD */
+    VhuExport vhus[EXPORT_VHUS_MAX];
     bool usage; /* a failure is the command line's fault */
     bool stopping, stopped;
 } Export;
@@ -43,12 +53,29 @@ static co_fn void stop_entry(void *opaque)
     Export *export = opaque;
 
     assert_main();
+    for (unsigned i = 0; i < export->config.nb_vhus; i++) {
+        vhu_server_co_stop(export->vhus[i].server);
+    }
     int64_t deadline_ns = aio_now_ns() + (int64_t) export->config.stop_timeout_s * 1000000000;
 
-    if (nbd_server_co_stop(export->server, deadline_ns) < 0) {
+    if (export->server && nbd_server_co_stop(export->server, deadline_ns) < 0) {
         cmd_complain("export: not all clients have taken their last answers");
     }
     export->stopped = true;
+}
+
+static void begin_to_stop(Export *export)
+{
+    export->stopping = true;
+    service_stopping();
+    Coroutine *co = co_create(stop_entry, export);
+
+    if (co) {
+        co_enter(co);
+    } else {
+        cmd_complain("export: out of memory");
+        export->stopping = false; /* the next signal tries again */
+    }
 }
 
 static void signal_cb(void *opaque)
@@ -61,19 +88,23 @@ static void signal_cb(void *opaque)
         return;
     }
     if (export->stopping) {
-        nbd_server_abort(export->server);
+        if (export->server) {
+            nbd_server_abort(export->server);
+        }
         return;
     }
-    export->stopping = true;
-    service_stopping();
-    Coroutine *co = co_create(stop_entry, export);
+    begin_to_stop(export);
+}
 
-    if (co) {
-        co_enter(co);
-    } else {
-        cmd_complain("export: out of memory");
-        export->stopping = false; /* the next signal tries again */
+/* The other way to an end: all clients there ever will be have gone. */
+static bool is_over(const Export *export)
+{
+    for (unsigned i = 0; i < export->config.nb_vhus; i++) {
+        if (!vhu_server_is_over(export->vhus[i].server)) {
+            return false;
+        }
     }
+    return export->config.nb_vhus > 0 && !export->server;
 }
 
 /* --- the beginning --- */
@@ -109,29 +140,64 @@ static int open_main_context(Export *export, Error *err)
     return 0;
 }
 
-static unsigned default_iothreads(void)
+static unsigned nb_cpus(void)
 {
     cpu_set_t set;
 
-    if (sched_getaffinity(0, sizeof(set), &set) < 0) {
-        return 1;
+    return sched_getaffinity(0, sizeof(set), &set) < 0 ? 1 : (unsigned)CPU_COUNT(&set);
+}
+
+static bool serves_nbd(const Export *export)
+{
+    return export->config.nb_uris > 0 || export->nb_sockets > 0;
+}
+
+static unsigned queues_of(const VhuConfig *vhu)
+{
+    return vhu->nb_queues ? vhu->nb_queues : MIN(nb_cpus(), (unsigned)DEFAULT_QUEUES_MAX);
+}
+
+static unsigned default_iothreads(const Export *export)
+{
+    unsigned nb = serves_nbd(export) ? MIN(nb_cpus(), (unsigned)DEFAULT_IOTHREADS_MAX) : 1;
+    unsigned nb_queues = 0;
+
+    for (unsigned i = 0; i < export->config.nb_vhus; i++) {
+        nb_queues += queues_of(&export->config.vhus[i]);
     }
-    return MIN((unsigned)CPU_COUNT(&set), (unsigned)DEFAULT_IOTHREADS_MAX);
+    return MIN(MAX(nb, nb_queues), (unsigned)EXPORT_IOTHREADS_MAX);
+}
+
+static main_fn IOThread *create_iothread(const Export *export, unsigned index, Error *err)
+{
+    AioParams params = AIO_PARAMS_POLLING;
+    char id[16];
+
+    if (export->config.nb_named_iothreads > 0) {
+        const IOThreadConfig *config = &export->config.iothreads[index];
+
+        return config->pinned
+                   ? iothread_create_on(config->id, &config->params, &config->cpus, err)
+                   : iothread_create(config->id, &config->params, err);
+    }
+    snprintf(id, sizeof(id), "io%u", index);
+    return iothread_create(id, &params, err);
 }
 
 static main_fn int create_iothreads(Export *export, Error *err)
 {
-    unsigned nb = export->config.nb_iothreads ? export->config.nb_iothreads : default_iothreads();
-    AioParams params = AIO_PARAMS_POLLING;
+    const ExportConfig *config = &export->config;
+    unsigned nb = config->nb_named_iothreads;
 
+    if (nb == 0) {
+        nb = config->nb_iothreads ? config->nb_iothreads : default_iothreads(export);
+    }
     for (unsigned i = 0; i < nb; i++) {
-        char id[16];
-
-        snprintf(id, sizeof(id), "nbd%u", i);
-        export->iothreads[i] = iothread_create(id, &params, err);
+        export->iothreads[i] = create_iothread(export, i, err);
         if (!export->iothreads[i]) {
             return -EIO;
         }
+        export->contexts[i] = iothread_context(export->iothreads[i]);
         export->nb_iothreads++;
     }
     return 0;
@@ -143,8 +209,8 @@ static int open_disk(Export *export, unsigned index, Error *err)
     Error reason;
     int ret;
 
-    export->blks[index] = blk_open(disk->id, &disk->opts, &reason);
-    if (!export->blks[index]) {
+    export->nodes[index] = bdrv_open(&disk->opts, &reason);
+    if (!export->nodes[index]) {
         export->usage = reason.code == -EINVAL; /* a bad value; files fail with other codes */
         return error_set(err, reason.code, "--disk %s: %s", disk->id, reason.msg);
     }
@@ -155,22 +221,72 @@ static int open_disk(Export *export, unsigned index, Error *err)
     return 0;
 }
 
-static main_fn int add_exports(Export *export, Error *err)
+static main_fn int add_nbd_export(Export *export, unsigned index, Error *err)
+{
+    BlockNode *node = export->nodes[index];
+    NbdExportParams params = {
+        .name = export_config_name(&export->config, index),
+        .description = export->config.disks[index].description,
+    };
+
+    params.blk = blk_create(export->config.disks[index].id, node, blk_default_perm(node),
+                            BLK_PERM_ALL, err);
+    export->blks[index] = params.blk;
+    if (!params.blk) {
+        return -EBUSY;
+    }
+    int ret = nbd_server_add_export(export->server, &params, err);
+
+    export->usage |= ret == -EINVAL || ret == -EEXIST;
+    return ret;
+}
+
+static main_fn int open_disks(Export *export, Error *err)
 {
     int ret = 0;
 
     for (unsigned i = 0; ret == 0 && i < export->config.nb_disks; i++) {
-        NbdExportParams params = {
-            .name = export_config_name(&export->config, i),
-            .description = export->config.disks[i].description,
-        };
-
         ret = open_disk(export, i, err);
-        if (ret == 0) {
-            params.blk = export->blks[i];
-            ret = nbd_server_add_export(export->server, &params, err);
-            export->usage |= ret == -EINVAL || ret == -EEXIST;
+        if (ret == 0 && export->server) {
+            ret = add_nbd_export(export, i, err);
         }
+    }
+    return ret;
+}
+
+static AioContext *context_for_queue(Export *export, const VhuConfig *config, unsigned queue)
+{
+    return export->contexts[config->nb_iothreads > 0
+                                ? config->iothreads[queue % config->nb_iothreads]
+                                : export->next_iothread++ % export->nb_iothreads];
+}
+
+static main_fn int create_vhu(Export *export, unsigned index, Error *err)
+{
+    VhuConfig *config = &export->config.vhus[index];
+    AioContext *contexts[CONFIG_QUEUES_MAX];
+    unsigned nb_queues = queues_of(config);
+
+    for (unsigned i = 0; i < nb_queues; i++) {
+        contexts[i] = context_for_queue(export, config, i);
+    }
+    int ret = vhu_export_create(&export->vhus[index], config,
+                                export->config.disks[config->disk].id,
+                                export->nodes[config->disk], contexts, nb_queues, err);
+
+    export->usage |= ret == -EINVAL;
+    if (ret < 0) {
+        error_prefix(err, "--vhost-user: ");
+    }
+    return ret;
+}
+
+static main_fn int create_vhus(Export *export, Error *err)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; ret == 0 && i < export->config.nb_vhus; i++) {
+        ret = create_vhu(export, i, err);
     }
     return ret;
 }
@@ -178,10 +294,9 @@ static main_fn int add_exports(Export *export, Error *err)
 static main_fn int create_server(Export *export, Error *err)
 {
     const ExportConfig *config = &export->config;
-    AioContext *contexts[EXPORT_IOTHREADS_MAX];
     NbdServerParams params = {
         .tls_required = !config->tls_optional,
-        .contexts = contexts,
+        .contexts = export->contexts,
         .nb_contexts = export->nb_iothreads,
         .connections_max = config->max_connections,
         .requests_max = config->max_requests,
@@ -189,8 +304,8 @@ static main_fn int create_server(Export *export, Error *err)
         .handshake_ns = (int64_t)config->handshake_timeout_s * 1000000000,
     };
 
-    for (unsigned i = 0; i < export->nb_iothreads; i++) {
-        contexts[i] = iothread_context(export->iothreads[i]);
+    if (!serves_nbd(export)) {
+        return 0;
     }
     if (config->nb_uris > 0 && config->uris[0].tls) {
         params.tls = nbd_uri_load_creds(&config->uris[0], TLS_SERVER, err);
@@ -225,7 +340,7 @@ static main_fn int build(Export *export, Error *err)
     if ((config->fork && (ret = service_fork(&export->service, err)) < 0) ||
         (ret = open_main_context(export, err)) < 0 || (ret = open_signals(export, err)) < 0 ||
         (ret = create_iothreads(export, err)) < 0 || (ret = create_server(export, err)) < 0 ||
-        (ret = add_exports(export, err)) < 0 || (ret = listen_everywhere(export, err)) < 0) {
+        (ret = open_disks(export, err)) < 0 || (ret = create_vhus(export, err)) < 0 || (ret = listen_everywhere(export, err)) < 0) {
         return ret;
     }
     return config->pid_file ? service_write_pid(&export->service, config->pid_file, err) : 0;
@@ -233,18 +348,32 @@ static main_fn int build(Export *export, Error *err)
 
 /* --- all of it --- */
 
+static void say_flush_failed(const Export *export, unsigned disk, int error)
+{
+    cmd_complain("disk %s: the last flush failed: %s; what clients wrote last may be lost",
+                 export->config.disks[disk].id, error_strerror(error));
+}
+
 static main_fn int close_disks(Export *export)
 {
     int first = 0;
 
+    for (unsigned i = 0; i < export->config.nb_vhus; i++) {
+        int ret = vhu_export_destroy(&export->vhus[i]);
+
+        if (ret < 0) {
+            say_flush_failed(export, export->config.vhus[i].disk, ret);
+            first = first ? first : ret;
+        }
+    }
     for (unsigned i = 0; i < export->config.nb_disks; i++) {
         int ret = blk_close(export->blks[i]);
 
         if (ret < 0) {
-            cmd_complain("disk %s: the last flush failed: %s; what clients wrote last may be lost",
-                         export->config.disks[i].id, error_strerror(ret));
+            say_flush_failed(export, i, ret);
             first = first ? first : ret;
         }
+        bdrv_unref(export->nodes[i]);
     }
     return first;
 }
@@ -277,6 +406,16 @@ static main_fn int finish(Export *export)
     return ret;
 }
 
+static main_fn void start_servers(Export *export)
+{
+    if (export->server) {
+        nbd_server_start(export->server);
+    }
+    for (unsigned i = 0; i < export->config.nb_vhus; i++) {
+        vhu_server_start(export->vhus[i].server);
+    }
+}
+
 static main_fn int serve(Export *export)
 {
     Error err;
@@ -286,9 +425,9 @@ static main_fn int serve(Export *export)
         cmd_complain("%s", err.msg);
         status = export->usage ? MACHINE_EXIT_USAGE : MACHINE_EXIT_HOST_FAILURE;
     } else {
-        nbd_server_start(export->server);
+        start_servers(export);
         service_ready(&export->service);
-        AIO_WAIT_WHILE(export->main, !export->stopped);
+        AIO_WAIT_WHILE(export->main, !export->stopped && !is_over(export));
     }
     if (finish(export) < 0) {
         status = status ? status : MACHINE_EXIT_HOST_FAILURE;
@@ -308,8 +447,8 @@ static main_fn int export_disks(Export *export)
         cmd_complain("%s", err.msg);
         return MACHINE_EXIT_HOST_FAILURE;
     }
-    if (export->nb_sockets == 0 && export->config.nb_uris == 0) {
-        cmd_complain("--nbd is missing; see penstock export --help");
+    if (export->config.nb_vhus == 0 && !serves_nbd(export)) {
+        cmd_complain("--nbd or --vhost-user is missing; see penstock export --help");
         return MACHINE_EXIT_USAGE;
     }
     return serve(export);
@@ -333,6 +472,9 @@ int cmd_export(int argc, char **argv)
         status = MACHINE_EXIT_USAGE;
     } else if (export->config.help) {
         fputs(export_help, stdout);
+        status = 0;
+    } else if (export->config.print_capabilities) {
+        fputs(export_capabilities, stdout);
         status = 0;
     } else {
         status = export_disks(export);

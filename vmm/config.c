@@ -230,7 +230,7 @@ int config_take_iothread(Opts *opts, IOThreadConfig *iothread, Error *err)
     return opts_check_all_used(opts, err);
 }
 
-static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *opts, Error *err)
+static int fill_iothread(IOThreadConfig *iothread, Opts *opts, Error *err)
 {
     const char *id = opts_get(opts, "id");
     int ret;
@@ -241,9 +241,6 @@ static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *
     if ((ret = check_id("--iothread", id, err)) < 0) {
         return ret;
     }
-    if (find_iothread(config, id)) {
-        return error_set(err, -EINVAL, "--iothread: id '%s' is given twice", id);
-    }
     ret = config_take_iothread(opts, iothread, err);
     if (ret < 0) {
         return ret;
@@ -251,23 +248,39 @@ static int fill_iothread(MachineConfig *config, IOThreadConfig *iothread, Opts *
     return copy_string(&iothread->id, id, err);
 }
 
-static int parse_iothread(MachineConfig *config, const char *text, Error *err)
+int config_parse_iothread(const char *text, IOThreadConfig *ret_iothread, Error *err)
 {
+    IOThreadConfig iothread = { .id = NULL };
     Opts opts;
-
-    if (config->nb_iothreads == CONFIG_IOTHREADS_MAX) {
-        return error_set(err, -EINVAL, "--iothread: more than %d", CONFIG_IOTHREADS_MAX);
-    }
     int ret = opts_parse(&opts, "--iothread", text, "id", err);
 
     if (ret < 0) {
         return ret;
     }
-    ret = fill_iothread(config, &config->iothreads[config->nb_iothreads], &opts, err);
+    ret = fill_iothread(&iothread, &opts, err);
+    if (ret == 0) {
+        *ret_iothread = iothread;
+    }
+    opts_finish(&opts);
+    return ret;
+}
+
+static int parse_iothread(MachineConfig *config, const char *text, Error *err)
+{
+    IOThreadConfig *iothread = &config->iothreads[config->nb_iothreads];
+
+    if (config->nb_iothreads == CONFIG_IOTHREADS_MAX) {
+        return error_set(err, -EINVAL, "--iothread: more than %d", CONFIG_IOTHREADS_MAX);
+    }
+    int ret = config_parse_iothread(text, iothread, err);
+
+    if (ret == 0 && find_iothread(config, iothread->id)) {
+        ret = error_set(err, -EINVAL, "--iothread: id '%s' is given twice", iothread->id);
+        free(take_ptr(&iothread->id));
+    }
     if (ret == 0) {
         config->nb_iothreads++;
     }
-    opts_finish(&opts);
     return ret;
 }
 

@@ -71,6 +71,11 @@ int config_parse(MachineConfig *config, int argc, char **argv, Error *err) NONNU
 int config_take_iothread(Opts *opts, IOThreadConfig *iothread, Error *err) NONNULL(1, 2)
     WARN_UNUSED;
 
+/* config_parse_iothread - a whole --iothread list; @ret_iothread->id is the caller's to free. -EINVAL
+ */
+int config_parse_iothread(const char *text, IOThreadConfig *ret_iothread, Error *err)
+    NONNULL(1, 2) WARN_UNUSED;
+
 extern const char config_run_help[];
 
 #endif

@@ -1,8 +1,13 @@
 /*
  * export-config.c - the options of `penstock export`
+ *
+ * A vhost-user socket serves the disk that it names or, if it names none, the only one, or the last
+ * one before it. Names are looked up when the whole command line is known: the options that
+ * management programs give to vhost-user back ends come in any order.
  */
 #include "vmm/export-config.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,7 +20,7 @@
 #define ID_BYTES_MAX   32
 
 const char export_help[] =
-    "usage: penstock export --disk LIST [--disk LIST]... --nbd URI [options]\n"
+    "usage: penstock export --disk LIST [--nbd URI] [--vhost-user LIST] [options]\n"
     "\n"
     "Serves disks to other programs until SIGTERM or SIGINT; what is in flight then is finished,\n"
     "a second signal ends that.\n"
@@ -32,8 +37,20 @@ const char export_help[] =
     "                        client needs no certificate\n"
     "                        Sockets that a service manager passes (LISTEN_FDS) take the URIs' "
     "place.\n"
+    "  --vhost-user socket-path=PATH|fd=N[,...]\n"
+    "      a disk for hypervisors, as vhost-user-blk; may be given several times\n"
+    "      disk=ID           which one (default: the last --disk before)\n"
+    "      queues=N          most queues (default: one a CPU, at most 16)\n"
+    "      iothreads=A:B:... queue i runs on thread i modulo their number\n"
+    "      packed=on|off     offer packed rings as well (default on)\n"
+    "      queue-size=N, seg-max=N, serial=TEXT\n"
+    "  --socket-path PATH, --fd N, --blk-file PATH, --read-only, --print-capabilities\n"
+    "                        the same in the words that management programs use\n"
+    "  --iothread id=ID[,...]\n"
+    "                        a thread, as in penstock run; with any, there are no others\n"
     "  --tls-optional        clients may do without TLS though the URI is nbds:\n"
-    "  --iothreads N         threads that share the connections (default: one a CPU, at most 4)\n"
+    "  --iothreads N         io0, io1, ...: threads that share connections and queues\n"
+    "                        (default: one a queue, but one a CPU, at most 4, for connections)\n"
     "  --max-connections N   at once (default 64)\n"
     "  --max-requests N      of a connection at once (default 64)\n"
     "  --connection-memory SIZE\n"
@@ -63,6 +80,13 @@ enum {
     OPT_PID_FILE,
     OPT_LOG_LEVEL,
     OPT_HELP,
+    OPT_VHOST_USER,
+    OPT_IOTHREAD,
+    OPT_SOCKET_PATH,
+    OPT_FD,
+    OPT_BLK_FILE,
+    OPT_READ_ONLY,
+    OPT_PRINT_CAPABILITIES,
 };
 
 static const struct option options[] = {
@@ -80,8 +104,18 @@ static const struct option options[] = {
     { "pid-file", required_argument, NULL, OPT_PID_FILE },
     { "log-level", required_argument, NULL, OPT_LOG_LEVEL },
     { "help", no_argument, NULL, OPT_HELP },
+    { "vhost-user", required_argument, NULL, OPT_VHOST_USER },
+    { "iothread", required_argument, NULL, OPT_IOTHREAD },
+    { "socket-path", required_argument, NULL, OPT_SOCKET_PATH },
+    { "fd", required_argument, NULL, OPT_FD },
+    { "blk-file", required_argument, NULL, OPT_BLK_FILE },
+    { "read-only", no_argument, NULL, OPT_READ_ONLY },
+    { "print-capabilities", no_argument, NULL, OPT_PRINT_CAPABILITIES },
     { NULL, 0, NULL, 0 },
 };
+
+const char export_capabilities[] =
+    "{\n  \"type\": \"block\",\n  \"features\": [\n    \"read-only\",\n    \"blk-file\"\n  ]\n}\n";
 
 /* --- --disk --- */
 
@@ -125,17 +159,10 @@ static void disk_finish(ExportDisk *disk)
     memset(disk, 0, sizeof(*disk));
 }
 
-static int parse_disk(ExportConfig *config, const char *text, Error *err)
+static int add_disk(ExportConfig *config, ExportDisk *disk, Error *err)
 {
-    if (config->nb_disks == EXPORT_DISKS_MAX) {
-        return error_set(err, -EINVAL, "--disk: more than %d", EXPORT_DISKS_MAX);
-    }
-    ExportDisk *disk = &config->disks[config->nb_disks];
-    int ret = opts_parse(&disk->opts, "--disk", text, "path", err);
+    int ret;
 
-    if (ret < 0) {
-        return ret;
-    }
     if ((ret = take_id(config, disk, err)) < 0 ||
         (ret = take_text(disk, "name", &disk->name, err)) < 0 ||
         (ret = take_text(disk, "description", &disk->description, err)) < 0) {
@@ -146,7 +173,159 @@ static int parse_disk(ExportConfig *config, const char *text, Error *err)
     return 0;
 }
 
+static int parse_disk(ExportConfig *config, const char *text, Error *err)
+{
+    if (config->nb_disks == EXPORT_DISKS_MAX) {
+        return error_set(err, -EINVAL, "--disk: more than %d", EXPORT_DISKS_MAX);
+    }
+    ExportDisk *disk = &config->disks[config->nb_disks];
+    int ret = opts_parse(&disk->opts, "--disk", text, "path", err);
+
+    return ret < 0 ? ret : add_disk(config, disk, err);
+}
+
+/* The path as it stands, commas and all. */
+static int parse_blk_file(ExportConfig *config, const char *path, Error *err)
+{
+    if (config->nb_disks == EXPORT_DISKS_MAX) {
+        return error_set(err, -EINVAL, "--blk-file: more than %d disks", EXPORT_DISKS_MAX);
+    }
+    ExportDisk *disk = &config->disks[config->nb_disks];
+
+    disk->opts.what = "--blk-file";
+    int ret = opts_add(&disk->opts, "path", path, err);
+
+    return ret < 0 ? ret : add_disk(config, disk, err);
+}
+
+/* --- --vhost-user --- */
+
+static void vhu_finish(VhuConfig *vhu)
+{
+    free(vhu->disk_id);
+    free(vhu->socket_path);
+    free(vhu->serial);
+    free(vhu->iothread_ids);
+    if (vhu->fd >= 0) {
+        close(vhu->fd);
+    }
+    *vhu = (VhuConfig){ .fd = -1 };
+}
+
+static int take_copy(Opts *opts, const char *key, char **ret_text, Error *err)
+{
+    const char *text = opts_get(opts, key);
+
+    return text ? copy_string(ret_text, text, err) : 0;
+}
+
+static int take_number(Opts *opts, const char *key, uint64_t max, unsigned *ret_value, Error *err)
+{
+    uint64_t value = 0;
+    int ret = opts_get_u64(opts, key, 1, max, &value, err);
+
+    *ret_value = ret < 0 ? 0 : (unsigned)value;
+    return ret;
+}
+
+/* It is ours from here on, so nobody that we start gets it. */
+static int take_socket(VhuConfig *vhu, uint64_t fd, Error *err)
+{
+    if (fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0) {
+        return error_set(err, -EINVAL, "--vhost-user: descriptor %d: %s", (int)fd,
+                         error_strerror(errno));
+    }
+    vhu->fd = (int)fd;
+    return 0;
+}
+
+static int fill_vhu(VhuConfig *vhu, Opts *opts, Error *err)
+{
+    uint64_t fd = UINT64_MAX;
+    int ret;
+
+    if ((ret = take_copy(opts, "socket-path", &vhu->socket_path, err)) < 0 ||
+        (ret = opts_get_u64(opts, "fd", 0, INT32_MAX, &fd, err)) < 0 ||
+        (ret = take_copy(opts, "disk", &vhu->disk_id, err)) < 0 ||
+        (ret = take_number(opts, "queues", CONFIG_QUEUES_MAX, &vhu->nb_queues, err)) < 0 ||
+        (ret = take_number(opts, "queue-size", VQ_SIZE_MAX, &vhu->queue_size, err)) < 0 ||
+        (ret = take_number(opts, "seg-max", UINT16_MAX, &vhu->seg_max, err)) < 0 ||
+        (ret = opts_get_bool(opts, "packed", &vhu->packed, err)) < 0 ||
+        (ret = take_copy(opts, "serial", &vhu->serial, err)) < 0 ||
+        (ret = take_copy(opts, "iothreads", &vhu->iothread_ids, err)) < 0 ||
+        (ret = opts_check_all_used(opts, err)) < 0) {
+        return ret;
+    }
+    if ((vhu->socket_path != NULL) == (fd != UINT64_MAX)) {
+        return error_set(err, -EINVAL, "--vhost-user: either socket-path=PATH or fd=N is needed");
+    }
+    return fd == UINT64_MAX ? 0 : take_socket(vhu, fd, err);
+}
+
+static VhuConfig *new_vhu(ExportConfig *config, Error *err)
+{
+    VhuConfig *vhu = &config->vhus[config->nb_vhus];
+
+    if (config->nb_vhus == EXPORT_VHUS_MAX) {
+        error_set(err, -EINVAL, "--vhost-user: more than %d", EXPORT_VHUS_MAX);
+        return NULL;
+    }
+    *vhu = (VhuConfig){ .fd = -1, .nb_before = config->nb_disks, .packed = true };
+    config->nb_vhus++;
+    return vhu;
+}
+
+static int parse_vhu(ExportConfig *config, const char *text, Error *err)
+{
+    VhuConfig *vhu = new_vhu(config, err);
+    Opts opts;
+    int ret = vhu ? opts_parse(&opts, "--vhost-user", text, "socket-path", err) : -EINVAL;
+
+    if (ret == 0) {
+        ret = fill_vhu(vhu, &opts, err);
+        opts_finish(&opts);
+    }
+    return ret;
+}
+
+static int parse_socket_path(ExportConfig *config, const char *path, Error *err)
+{
+    VhuConfig *vhu = new_vhu(config, err);
+
+    return vhu ? copy_string(&vhu->socket_path, path, err) : -EINVAL;
+}
+
+static int parse_fd(ExportConfig *config, const char *text, Error *err)
+{
+    VhuConfig *vhu = new_vhu(config, err);
+    uint64_t fd;
+    int ret = vhu ? opts_parse_u64("--fd", text, 0, INT32_MAX, &fd, err) : -EINVAL;
+
+    return ret < 0 ? ret : take_socket(vhu, fd, err);
+}
+
 /* --- the others --- */
+
+static int parse_iothread(ExportConfig *config, const char *text, Error *err)
+{
+    IOThreadConfig *iothread = &config->iothreads[config->nb_named_iothreads];
+
+    if (config->nb_named_iothreads == EXPORT_IOTHREADS_MAX) {
+        return error_set(err, -EINVAL, "--iothread: more than %d", EXPORT_IOTHREADS_MAX);
+    }
+    int ret = config_parse_iothread(text, iothread, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    config->nb_named_iothreads++;
+    for (unsigned i = 0; i + 1 < config->nb_named_iothreads; i++) {
+        if (strcmp(config->iothreads[i].id, iothread->id) == 0) {
+            return error_set(err, -EINVAL, "--iothread: id '%s' is given twice", iothread->id);
+        }
+    }
+    return 0;
+}
 
 static int parse_uri(ExportConfig *config, const char *text, Error *err)
 {
@@ -211,6 +390,22 @@ static int parse_option(ExportConfig *config, int option, const char *text, Erro
     case OPT_FORK:
         config->fork = true;
         return 0;
+    case OPT_VHOST_USER:
+        return parse_vhu(config, text, err);
+    case OPT_IOTHREAD:
+        return parse_iothread(config, text, err);
+    case OPT_SOCKET_PATH:
+        return parse_socket_path(config, text, err);
+    case OPT_FD:
+        return parse_fd(config, text, err);
+    case OPT_BLK_FILE:
+        return parse_blk_file(config, text, err);
+    case OPT_READ_ONLY:
+        config->read_only = true;
+        return 0;
+    case OPT_PRINT_CAPABILITIES:
+        config->print_capabilities = true;
+        return 0;
     default:
         config->help = true;
         return 0;
@@ -254,10 +449,97 @@ static int check_uris(const ExportConfig *config, Error *err)
     return 0;
 }
 
-static int check_whole(const ExportConfig *config, Error *err)
+static int find_disk(const ExportConfig *config, VhuConfig *vhu, Error *err)
 {
+    for (unsigned i = 0; vhu->disk_id && i < config->nb_disks; i++) {
+        if (strcmp(config->disks[i].id, vhu->disk_id) == 0) {
+            vhu->disk = i;
+            return 0;
+        }
+    }
+    if (vhu->disk_id) {
+        return error_set(err, -EINVAL, "--vhost-user: there is no disk '%s'", vhu->disk_id);
+    }
+    if (vhu->nb_before == 0 && config->nb_disks > 1) {
+        return error_set(err, -EINVAL, "--vhost-user: which disk? It comes before the first one and "
+                                       "has no disk=ID");
+    }
+    vhu->disk = vhu->nb_before > 0 ? vhu->nb_before - 1 : 0;
+    return 0;
+}
+
+/* io0, io1, ... are the ids of threads that have no other. */
+static int find_iothread(const ExportConfig *config, const char *id)
+{
+    unsigned nb = config->nb_named_iothreads ? config->nb_named_iothreads : config->nb_iothreads;
+    char default_id[16];
+
+    for (unsigned i = 0; i < nb; i++) {
+        snprintf(default_id, sizeof(default_id), "io%u", i);
+        if (strcmp(config->nb_named_iothreads ? config->iothreads[i].id : default_id, id) == 0) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+static int find_iothreads(const ExportConfig *config, VhuConfig *vhu, Error *err)
+{
+    char *rest = vhu->iothread_ids, *id;
+
+    while ((id = strsep(&rest, ":")) != NULL) {
+        int index = find_iothread(config, id);
+
+        if (index < 0) {
+            return error_set(err, -EINVAL, "--vhost-user: iothreads: there is no thread '%s'", id);
+        }
+        if (vhu->nb_iothreads == CONFIG_QUEUES_MAX) {
+            return error_set(err, -EINVAL, "--vhost-user: iothreads= names more than %d",
+                             CONFIG_QUEUES_MAX);
+        }
+        vhu->iothreads[vhu->nb_iothreads++] = (unsigned)index;
+    }
+    return 0;
+}
+
+static int check_vhus(ExportConfig *config, Error *err)
+{
+    for (unsigned i = 0; i < config->nb_vhus; i++) {
+        int ret = find_disk(config, &config->vhus[i], err);
+
+        if (ret < 0 || (ret = find_iothreads(config, &config->vhus[i], err)) < 0) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
+static int set_read_only(ExportConfig *config, Error *err)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; config->read_only && ret == 0 && i < config->nb_disks; i++) {
+        Opts *opts = &config->disks[i].opts;
+
+        if (!opts_has(opts, "readonly")) {
+            ret = opts_add(opts, "readonly", "on", err);
+        }
+    }
+    return ret;
+}
+
+static int check_whole(ExportConfig *config, Error *err)
+{
+    int ret;
+
     if (config->nb_disks == 0) {
         return error_set(err, -EINVAL, "--disk is missing; see penstock export --help");
+    }
+    if (config->nb_named_iothreads > 0 && config->nb_iothreads > 0) {
+        return error_set(err, -EINVAL, "--iothreads and --iothread do not go together");
+    }
+    if ((ret = set_read_only(config, err)) < 0 || (ret = check_vhus(config, err)) < 0) {
+        return ret;
     }
     return check_uris(config, err);
 }
@@ -284,7 +566,7 @@ int export_config_parse(ExportConfig *config, int argc, char **argv, Error *err)
             return ret;
         }
     }
-    if (config->help) {
+    if (config->help || config->print_capabilities) {
         return 0;
     }
     if (optind < argc) {
@@ -301,6 +583,12 @@ void export_config_finish(ExportConfig *config)
     }
     for (unsigned i = 0; i < config->nb_uris; i++) {
         nbd_uri_finish(&config->uris[i]);
+    }
+    for (unsigned i = 0; i < config->nb_vhus; i++) {
+        vhu_finish(&config->vhus[i]);
+    }
+    for (unsigned i = 0; i < config->nb_named_iothreads; i++) {
+        free(config->iothreads[i].id);
     }
     free(config->pid_file);
     memset(config, 0, sizeof(*config));
