@@ -88,10 +88,10 @@ void vhu_vrings_init(VhuSession *session) NONNULL(1);
 main_fn co_fn int vhu_vrings_co_update(VhuSession *session, Error *err) NONNULL(1) WARN_UNUSED;
 /* vhu_vrings_co_stop - stop all of them and close their descriptors */
 main_fn co_fn void vhu_vrings_co_stop(VhuSession *session) NONNULL(1);
-/* vhu_vrings_co_hold, vhu_vrings_co_release - the client's memory is changed in between; the rings
+/* vhu_vrings_co_park, vhu_vrings_co_unpark - the client's memory is changed in between; the rings
  * are looked up by the client's addresses anew */
-main_fn co_fn void vhu_vrings_co_hold(VhuSession *session) NONNULL(1);
-main_fn co_fn int vhu_vrings_co_release(VhuSession *session, Error *err) NONNULL(1) WARN_UNUSED;
+main_fn co_fn void vhu_vrings_co_park(VhuSession *session) NONNULL(1);
+main_fn co_fn int vhu_vrings_co_unpark(VhuSession *session, Error *err) NONNULL(1) WARN_UNUSED;
 /* vhu_vring_broken - the driver has broken the rules of this queue */
 void vhu_vring_broken(VhuSession *session, unsigned index) NONNULL(1);
 bool vhu_vrings_any_started(const VhuSession *session) NONNULL(1);

@@ -110,10 +110,10 @@ void vhu_memory_remove(VhuMemory *mem, unsigned index)
 
 void vhu_memory_swap(VhuMemory *mem, VhuMemory *other)
 {
-    VhuMemory held = *mem;
+    VhuMemory mine = *mem;
 
     *mem = *other;
-    *other = held;
+    *other = mine;
 }
 
 int vhu_memory_gpa_of_user(const VhuMemory *mem, uint64_t user_addr, Gpa *ret_gpa)

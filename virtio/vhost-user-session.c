@@ -200,7 +200,7 @@ static main_fn co_fn int set_backend_req_fd(VhuSession *session, VhuMsg *msg, Er
 
 /* --- memory --- */
 
-/* The queues are held while it changes. Those that cannot go on afterwards end the session. */
+/* The queues are parked while it changes. Those that cannot go on afterwards end the session. */
 static main_fn co_fn int set_mem_table(VhuSession *session, VhuMsg *msg, Error *err)
 {
     const VhostUserMemory *wire = &msg->payload.memory;
@@ -212,9 +212,9 @@ static main_fn co_fn int set_mem_table(VhuSession *session, VhuMsg *msg, Error *
         ret = vhu_memory_add(&memory, &wire->regions[i], msg->fds.fds[i], err);
     }
     if (ret == 0) {
-        vhu_vrings_co_hold(session);
+        vhu_vrings_co_park(session);
         vhu_memory_swap(&server->memory, &memory);
-        ret = vhu_vrings_co_release(session, err);
+        ret = vhu_vrings_co_unpark(session, err);
     }
     vhu_memory_finish(&memory);
     return ret;
@@ -229,10 +229,10 @@ static main_fn co_fn int add_mem_reg(VhuSession *session, VhuMsg *msg, Error *er
 {
     Error later;
 
-    vhu_vrings_co_hold(session);
+    vhu_vrings_co_park(session);
     int ret = vhu_memory_add(&session->server->memory, &msg->payload.mem_reg.region,
                              msg->fds.fds[0], err);
-    int released = vhu_vrings_co_release(session, ret < 0 ? &later : err);
+    int released = vhu_vrings_co_unpark(session, ret < 0 ? &later : err);
 
     return ret < 0 ? ret : released;
 }
@@ -245,9 +245,9 @@ static main_fn co_fn int rem_mem_reg(VhuSession *session, VhuMsg *msg, Error *er
     if (index < 0) {
         return index;
     }
-    vhu_vrings_co_hold(session);
+    vhu_vrings_co_park(session);
     vhu_memory_remove(memory, (unsigned)index);
-    return vhu_vrings_co_release(session, err);
+    return vhu_vrings_co_unpark(session, err);
 }
 
 /* --- all of them --- */

@@ -15,7 +15,7 @@
  *   (1) A queue is started exactly while its ring runs: vhu_vrings_co_update() after each request
  *       that may have changed that.
  *   (2) A descriptor is closed when nobody can use it any more: kick_fd while the queue is stopped
- *       or held, call_fd when the home context knows no other than the next one, err_fd at once.
+ *       or parked, call_fd when the home context knows no other than the next one, err_fd at once.
  *   (3) `base` is where a stopped queue stands; while it is started the queue knows.
  */
 #include "virtio/vhost-user-int.h"
@@ -79,7 +79,7 @@ static int set_part(VhuSession *session, VirtQueue *vq, uint64_t *cfg_gpa, const
     return 0;
 }
 
-/* Where the ring is in guest memory; the queue is stopped or held. */
+/* Where the ring is in guest memory; the queue is stopped or parked. */
 static int set_addresses(VhuSession *session, VirtQueue *vq, const VhuVring *vring, Error *err)
 {
     int ret;
@@ -175,12 +175,12 @@ void vhu_vring_broken(VhuSession *session, unsigned index)
     signal_fd(session->vrings[index].err_fd);
 }
 
-co_fn void vhu_vrings_co_hold(VhuSession *session)
+co_fn void vhu_vrings_co_park(VhuSession *session)
 {
-    vdev_co_hold(session->server->vdev);
+    vdev_co_park(session->server->vdev);
 }
 
-co_fn int vhu_vrings_co_release(VhuSession *session, Error *err)
+co_fn int vhu_vrings_co_unpark(VhuSession *session, Error *err)
 {
     int ret = 0;
 
@@ -191,8 +191,8 @@ co_fn int vhu_vrings_co_release(VhuSession *session, Error *err)
             ret = set_addresses(session, vq, &session->vrings[i], err);
         }
     }
-    /* Those that stay held are stopped with the session. */
-    return ret < 0 ? ret : vdev_co_release(session->server->vdev, err);
+    /* Those that stay parked are stopped with the session. */
+    return ret < 0 ? ret : vdev_co_unpark(session->server->vdev, err);
 }
 
 /* --- requests --- */
@@ -251,11 +251,11 @@ co_fn int vhu_vring_co_set_addr(VhuSession *session, VhuMsg *msg, Error *err)
         return ret;
     }
     if (vq->started) {
-        vhu_vrings_co_hold(session);
+        vhu_vrings_co_park(session);
     }
     vring->addr = msg->payload.addr;
     vring->addr_given = true;
-    return vq->started ? vhu_vrings_co_release(session, err)
+    return vq->started ? vhu_vrings_co_unpark(session, err)
                        : vhu_vrings_co_update(session, err);
 }
 
@@ -359,14 +359,14 @@ co_fn int vhu_vring_co_set_kick(VhuSession *session, VhuMsg *msg, Error *err)
         return ret;
     }
     if (vq->started) {
-        vhu_vrings_co_hold(session);
+        vhu_vrings_co_park(session);
         vq->kick_fd = fd;
         vq->spins = fd < 0;
     }
     close_fd(&vring->kick_fd);
     vring->kick_fd = fd;
     vring->kick_given = true;
-    return vq->started ? vhu_vrings_co_release(session, err)
+    return vq->started ? vhu_vrings_co_unpark(session, err)
                        : vhu_vrings_co_update(session, err);
 }
 

@@ -313,25 +313,25 @@ co_fn void vdev_co_queue_set_interrupt(VirtioDevice *vdev, VirtQueue *vq, int fd
 {
     co_mutex_lock(&vdev->lock);
     atomic_store(&vq->interrupt.fd, fd);
-    if (vq->started && !vq->held) {
+    if (vq->started && !vq->parked) {
         aio_co_reschedule_self(vq->ctx); /* what it does with the one before has ended */
         aio_co_reschedule_self(aio_main());
     }
     co_mutex_unlock(&vdev->lock);
 }
 
-co_fn void vdev_co_hold(VirtioDevice *vdev)
+co_fn void vdev_co_park(VirtioDevice *vdev)
 {
     co_mutex_lock(&vdev->lock);
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
         if (vdev->queues[i].started) {
-            vq_co_hold(&vdev->queues[i]);
+            vq_co_park(&vdev->queues[i]);
         }
     }
     co_mutex_unlock(&vdev->lock);
 }
 
-co_fn int vdev_co_release(VirtioDevice *vdev, Error *err)
+co_fn int vdev_co_unpark(VirtioDevice *vdev, Error *err)
 {
     Error first = { .code = 0 };
 
@@ -339,8 +339,8 @@ co_fn int vdev_co_release(VirtioDevice *vdev, Error *err)
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
         VirtQueue *vq = &vdev->queues[i];
 
-        if (vq->started && vq->held) {
-            int ret UNUSED = vq_co_release(vq, first.code == 0 ? &first : NULL);
+        if (vq->started && vq->parked) {
+            int ret UNUSED = vq_co_unpark(vq, first.code == 0 ? &first : NULL);
         }
     }
     co_mutex_unlock(&vdev->lock);

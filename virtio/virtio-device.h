@@ -151,12 +151,12 @@ co_fn void vdev_co_queue_stop(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
  * returns the one before is not used any more */
 co_fn void vdev_co_queue_set_interrupt(VirtioDevice *vdev, VirtQueue *vq, int fd) NONNULL(1, 2);
 /*
- * vdev_co_hold - returns when no queue uses guest memory any more, nor will; its map may change
- * vdev_co_release - the queues go on where they stood. Errors: those of vq_co_release(); such a
+ * vdev_co_park - returns when no queue uses guest memory any more, nor will; its map may change
+ * vdev_co_unpark - the queues go on where they stood. Errors: those of vq_co_unpark(); such a
  *                   queue does not go on, the others do.
  */
-co_fn void vdev_co_hold(VirtioDevice *vdev) NONNULL(1);
-co_fn int vdev_co_release(VirtioDevice *vdev, Error *err) NONNULL(1) WARN_UNUSED;
+co_fn void vdev_co_park(VirtioDevice *vdev) NONNULL(1);
+co_fn int vdev_co_unpark(VirtioDevice *vdev, Error *err) NONNULL(1) WARN_UNUSED;
 /* vdev_co_move_queue - another home context for a queue, started or not; @index is valid. Returns
  * when the old one has nothing to do with it any more, which waits for requests in flight.
  * Errors: -EBUSY a request is held; the queue stays where it is */

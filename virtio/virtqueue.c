@@ -169,7 +169,7 @@ co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err)
     if ((ret = ring_open(vq, err)) < 0 || (ret = elems_create(vq, elem_bytes, err)) < 0) {
         return ret;
     }
-    vq->held = false;
+    vq->parked = false;
     vq->broken = false;
     vq->broken_told = false;
 
@@ -211,7 +211,7 @@ co_fn void vq_co_stop(VirtQueue *vq)
     if (!vq->started) {
         return;
     }
-    if (!vq->held) {
+    if (!vq->parked) {
         aio_co_reschedule_self(vq->ctx);
         vq_notify_stop(vq);
         bool idle UNUSED = become_idle(vq, false);
@@ -227,7 +227,7 @@ co_fn void vq_co_stop(VirtQueue *vq)
 co_fn int vq_co_move(VirtQueue *vq, AioContext *ctx)
 {
     assert(vq->started);
-    if (vq->held) {
+    if (vq->parked) {
         vq->ctx = ctx;
         return 0;
     }
@@ -244,20 +244,20 @@ co_fn int vq_co_move(VirtQueue *vq, AioContext *ctx)
     return idle ? 0 : -EBUSY;
 }
 
-co_fn void vq_co_hold(VirtQueue *vq)
+co_fn void vq_co_park(VirtQueue *vq)
 {
-    assert(vq->started && !vq->held);
+    assert(vq->started && !vq->parked);
     aio_co_reschedule_self(vq->ctx);
     vq_notify_stop(vq);
     bool idle UNUSED = become_idle(vq, false);
 
     aio_co_reschedule_self(aio_main());
-    vq->held = true;
+    vq->parked = true;
 }
 
-co_fn int vq_co_release(VirtQueue *vq, Error *err)
+co_fn int vq_co_unpark(VirtQueue *vq, Error *err)
 {
-    assert(vq->held);
+    assert(vq->parked);
     vq->base = vring_base(vq);
     vq->base_given = true;
     int ret = ring_open(vq, err);
@@ -265,7 +265,7 @@ co_fn int vq_co_release(VirtQueue *vq, Error *err)
     if (ret < 0) {
         return ret;
     }
-    vq->held = false;
+    vq->parked = false;
     aio_co_reschedule_self(vq->ctx);
     vq_notify_start(vq);
     aio_co_reschedule_self(aio_main());

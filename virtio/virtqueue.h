@@ -117,7 +117,7 @@ struct VirtQueue {
     bool indirect;
     bool active; /* started and not broken */
     bool started;
-    bool held; /* started, and between vq_co_hold() and vq_co_release(); main */
+    bool parked; /* started, and between vq_co_park() and vq_co_unpark(); main */
     _Atomic bool broken; /* written by the home context (vq_break) and, stopped, by main */
     _Atomic unsigned paused; /* not 0: nothing is popped; main: vdev_pause() */
 
@@ -207,15 +207,15 @@ co_fn int vq_co_move(VirtQueue *vq, AioContext *ctx) NONNULL(1, 2) WARN_UNUSED;
 void vq_look_for_held(VirtQueue *vq) NONNULL(1);
 
 /*
- * vq_co_hold - take nothing more from a started queue, and wait until what was popped has been
+ * vq_co_park - take nothing more from a started queue, and wait until what was popped has been
  * pushed and signalled: nothing of guest memory is in use then, and its map may change
- * vq_co_release - go on where it stood, with the ring looked up anew. Errors: -EINVAL the ring is
- *         not in guest memory any more: it stays held, and can only be stopped.
+ * vq_co_unpark - go on where it stood, with the ring looked up anew. Errors: -EINVAL the ring is
+ *         not in guest memory any more: it stays parked, and can only be stopped.
  * In between the queue may be stopped, and be given another home or another kick_fd. Context: as
  * above.
  */
-co_fn void vq_co_hold(VirtQueue *vq) NONNULL(1);
-co_fn int vq_co_release(VirtQueue *vq, Error *err) NONNULL(1) WARN_UNUSED;
+co_fn void vq_co_park(VirtQueue *vq) NONNULL(1);
+co_fn int vq_co_unpark(VirtQueue *vq, Error *err) NONNULL(1) WARN_UNUSED;
 
 /*
  * vq_pop - take the next available chain
