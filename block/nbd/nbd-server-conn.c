@@ -3,7 +3,7 @@
  *
  * One coroutine, the receiver, reads. It takes a slot and memory before it reads a payload, and
  * waits when there is none: then the client's next requests stay in the socket. Each request has a
- * coroutine of its own; it answers under write_lock and gives slot and memory back. All of a
+ * coroutine of its own; it answers (nbd-server-send.c) and gives slot and memory back. All of a
  * connection is in one context, so slots and memory need no lock.
  *
  * Invariants:
@@ -277,6 +277,7 @@ int nbd_conn_co_transmit(NbdConn *conn)
 {
     int ret = slots_init(conn);
 
+    nbd_conn_init_sending(conn);
     if (ret == 0) {
         do {
             ret = serve_next(conn);

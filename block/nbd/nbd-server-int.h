@@ -13,7 +13,6 @@
 
 #include "block/nbd/nbd-proto.h"
 #include "block/nbd/nbd-server.h"
-#include "io/aio/co-mutex.h"
 #include "io/base/log.h"
 
 typedef struct NbdConn NbdConn;
@@ -79,7 +78,9 @@ struct NbdConn {
     const NbdExport *allocation_of; /* base:allocation was chosen for; NULL = not */
 
     /* Transmission. */
-    CoMutex write_lock; /* the writing direction of ch, and broken */
+    List outgoing;      /* answers, first come first; see nbd-server-send.c */
+    Coroutine *sender;  /* of the first of them; NULL = there is none */
+    AioDefer pass_ends; /* continues the sender */
     bool broken;        /* an answer could not be sent: no more of them */
     NbdSlot *slots, *free_slots;
     uint64_t memory_bytes;         /* of requests in flight */
@@ -108,6 +109,12 @@ co_fn int nbd_conn_co_handshake(NbdConn *conn) NONNULL(1) WARN_UNUSED;
  * request is in flight then. Returns 0 (the client left in order, or the server stops) or
  * -errno. */
 co_fn int nbd_conn_co_transmit(NbdConn *conn) NONNULL(1) WARN_UNUSED;
+
+/* nbd_conn_init_sending - before the first answer */
+void nbd_conn_init_sending(NbdConn *conn) NONNULL(1);
+/* nbd_conn_co_send - an answer, @iov at most 64 long: return when it is out or never will be. The
+ * request is still counted in nb_in_flight. */
+co_fn void nbd_conn_co_send(NbdConn *conn, const struct iovec *iov, int niov) NONNULL(1, 2);
 
 /* nbd_request_check - can @req be carried out? 0 or -errno for the answer. */
 int nbd_request_check(const NbdConn *conn, const NbdRequest *req) NONNULL(1, 2) WARN_UNUSED;

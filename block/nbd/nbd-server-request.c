@@ -102,16 +102,6 @@ size_t nbd_request_buffer_bytes(const NbdRequest *req)
 
 /* --- answers --- */
 
-static co_fn void send_reply(NbdConn *conn, const struct iovec *iov, int niov)
-{
-    co_mutex_lock(&conn->write_lock);
-    if (!conn->broken && channel_co_writev_full(conn->ch, iov, niov, NULL) < 0) {
-        conn->broken = true;
-        channel_shutdown(conn->ch, CHANNEL_READ | CHANNEL_WRITE); /* the receiver ends, too */
-    }
-    co_mutex_unlock(&conn->write_lock);
-}
-
 static size_t encode_chunk(const NbdSlot *slot, uint8_t *buf, bool done, uint16_t type,
                            uint64_t len_bytes)
 {
@@ -150,7 +140,7 @@ static co_fn void answer_error_chunk(NbdSlot *slot, int ret)
     struct iovec iov[] = { { head, head_bytes + NBD_CHUNK_ERROR_BYTES },
                            { (void *)text, text_bytes } };
 
-    send_reply(slot->conn, iov, ARRAY_SIZE(iov));
+    nbd_conn_co_send(slot->conn, iov, ARRAY_SIZE(iov));
 }
 
 /* An answer without data. */
@@ -169,7 +159,7 @@ static co_fn void answer(NbdSlot *slot, int ret)
     }
     iov.iov_len = needs_chunk ? encode_chunk(slot, buf, true, NBD_REPLY_TYPE_NONE, 0)
                               : encode_simple(slot, buf, ret);
-    send_reply(slot->conn, &iov, 1);
+    nbd_conn_co_send(slot->conn, &iov, 1);
 }
 
 /* --- read --- */
@@ -268,7 +258,7 @@ static co_fn void send_simple_data(NbdSlot *slot)
     struct iovec iov[] = { { head, encode_simple(slot, head, 0) },
                            { slot->buf, slot->req.len_bytes } };
 
-    send_reply(slot->conn, iov, ARRAY_SIZE(iov));
+    nbd_conn_co_send(slot->conn, iov, ARRAY_SIZE(iov));
 }
 
 static co_fn void send_pieces(NbdSlot *slot, const Pieces *pieces)
@@ -296,7 +286,7 @@ static co_fn void send_pieces(NbdSlot *slot, const Pieces *pieces)
                                 piece->len_bytes };
         }
     }
-    send_reply(slot->conn, iov, niov);
+    nbd_conn_co_send(slot->conn, iov, niov);
 }
 
 static co_fn void run_read(NbdSlot *slot)
@@ -406,7 +396,7 @@ static co_fn void run_block_status(NbdSlot *slot)
     struct iovec iov[] = { { head, encode_chunk(slot, head, true, type, payload_bytes) },
                            { slot->buf, payload_bytes } };
 
-    send_reply(slot->conn, iov, ARRAY_SIZE(iov));
+    nbd_conn_co_send(slot->conn, iov, ARRAY_SIZE(iov));
 }
 
 /* --- the others --- */

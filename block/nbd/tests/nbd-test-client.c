@@ -45,6 +45,24 @@ bool test_logged(const char *text)
     return found;
 }
 
+/* --- system calls --- */
+
+static _Atomic unsigned nb_sends;
+
+ssize_t __real_sendmsg(int fd, const struct msghdr *msg, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags);
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+    atomic_fetch_add(&nb_sends, 1);
+    return __real_sendmsg(fd, msg, flags);
+}
+
+unsigned bench_nb_sends(void)
+{
+    return atomic_load(&nb_sends);
+}
+
 /* --- the server --- */
 
 void bench_init(Bench *bench, const BenchConfig *config)

@@ -45,6 +45,8 @@ main_fn void bench_wait_connections(Bench *bench, unsigned nb);
 /* Has that been logged about a client (NULL: anything)? The program is linked with
  * --wrap=log_limited. */
 bool test_logged(const char *text);
+/* Calls of sendmsg() in this process: those of the servers. It is wrapped, likewise. */
+unsigned bench_nb_sends(void);
 /* Until the disk has that many requests parked. */
 void bench_wait_parked(Bench *bench, unsigned nb);
 

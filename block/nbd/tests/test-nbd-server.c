@@ -1,10 +1,8 @@
 /*
- * test-nbd-server.c - requests: right and wrong ones, bounds, stopping, drained sections
+ * test-nbd-server.c - requests: right and wrong ones, bounds, drained sections
  */
 #include <fcntl.h>
 #include <sched.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include "block/nbd/tests/nbd-test-client.h"
 #include "io/base/thread.h"
@@ -575,6 +573,45 @@ static bool flush_is_parked(Bench *bench)
     return false;
 }
 
+static void release_all_bh(void *opaque)
+{
+    mem_release_all(opaque);
+}
+
+/* Their storage is done with them in one pass of the event loop. */
+TEST(nbd_server, answers_that_are_ready_together_go_out_in_one_call)
+{
+    static uint8_t out[4096], in[512];
+    uint64_t cookies = 0;
+    Bench bench;
+
+    bench_init(&bench, &(BenchConfig){ 0 });
+    int fd = client_open(&bench, NBD_HEADERS_SIMPLE);
+
+    fill(out, sizeof(out), 1);
+    ASSERT_EQ(client_write(fd, NBD_HEADERS_SIMPLE, 0, 0, out, sizeof(out)), 0u);
+    bench.mem.yield = MEM_YIELD_PARK;
+    for (unsigned i = 0; i < 8; i++) {
+        client_request(fd, NBD_HEADERS_SIMPLE, NBD_CMD_READ, 0, i, 512 * i, 512);
+    }
+    bench_wait_parked(&bench, 8);
+    bench.mem.yield = MEM_YIELD_NEVER;
+    unsigned sends = bench_nb_sends();
+
+    aio_run_sync(iothread_context(bench.iothreads[0]), release_all_bh, &bench.mem);
+    for (unsigned i = 0; i < 8; i++) {
+        NbdReply reply = client_reply(fd, NBD_HEADERS_SIMPLE);
+
+        ASSERT_TRUE(reply.error == 0 && reply.cookie < 8);
+        cookies |= 1u << reply.cookie;
+        client_receive(fd, in, sizeof(in));
+        EXPECT_EQ(memcmp(in, out + 512 * reply.cookie, sizeof(in)), 0);
+    }
+    EXPECT_EQ(cookies, 0xffu);
+    EXPECT_EQ(bench_nb_sends() - sends, 1u);
+    leave(&bench, fd);
+}
+
 /* One request more than there is place for: it waits in the socket, and does not reach the disk. */
 static main_fn void expect_bound(const NbdServerParams *params, size_t len_bytes, unsigned nb)
 {
@@ -720,6 +757,30 @@ TEST(nbd_server, requests_wait_for_the_end_of_a_drained_section)
     leave(&bench, fd);
 }
 
+/* Its answers fill the socket; none of its requests is in the storage any more. */
+TEST(nbd_server, a_drained_section_does_not_wait_for_clients_that_take_no_answers)
+{
+    static uint8_t in[65536];
+    Bench bench;
+
+    bench_init(&bench, &(BenchConfig){ 0 });
+    int fd = client_open(&bench, NBD_HEADERS_SIMPLE);
+
+    for (unsigned i = 0; i < 64; i++) {
+        client_request(fd, NBD_HEADERS_SIMPLE, NBD_CMD_READ, 0, i, 0, sizeof(in));
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        blk_drained_begin(bench.mem.blk);
+        EXPECT_EQ(bench.mem.stats.active, 0);
+        blk_drained_end(bench.mem.blk);
+    }
+    for (unsigned i = 0; i < 64; i++) {
+        ASSERT_EQ(client_reply(fd, NBD_HEADERS_SIMPLE).error, 0u);
+        client_receive(fd, in, sizeof(in));
+    }
+    leave(&bench, fd);
+}
+
 TEST(nbd_server, a_disk_that_changes_its_length_is_served_as_it_is)
 {
     uint8_t buf[512] = { 0 };
@@ -740,161 +801,6 @@ TEST(nbd_server, a_disk_that_changes_its_length_is_served_as_it_is)
     EXPECT_EQ(client_read(fd, NBD_HEADERS_STRUCTURED, 0, DISK_BYTES / 2, buf, 512, NULL), 0u);
     close(second);
     leave(&bench, fd);
-}
-
-/* --- stopping --- */
-
-typedef struct Stop {
-    NbdServer *server;
-    int64_t deadline_ns;
-    int ret;
-    _Atomic bool done;
-} Stop;
-
-static co_fn void stop_entry(void *opaque)
-{
-    Stop *stop = opaque;
-
-    assert_main();
-    stop->ret = nbd_server_co_stop(stop->server, stop->deadline_ns);
-    stop->done = true;
-}
-
-static main_fn void stop_start(Bench *bench, Stop *stop, int64_t deadline_ns)
-{
-    *stop = (Stop){ .server = bench->server, .deadline_ns = deadline_ns };
-    Coroutine *co = co_create(stop_entry, stop);
-
-    ASSERT_TRUE(co != NULL);
-    co_enter(co);
-}
-
-/* A connection that came through a listener, which nbd_server_co_stop() waits for. */
-static main_fn int open_through_listener(Bench *bench, NbdHeaders headers)
-{
-    struct sockaddr_un sa = { .sun_family = AF_UNIX };
-    static char path[64];
-    unsigned nb = nbd_server_nb_connections(bench->server);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    SocketAddress addr;
-    Error err;
-
-    if (!nbd_server_listener_name(bench->server, 0)) {
-        snprintf(path, sizeof(path), "/tmp/test-nbd-server-%d", (int)getpid());
-        ASSERT_EQ(socket_address_set_unix(&addr, path, &err), 0);
-        ASSERT_EQ(nbd_server_listen(bench->server, &addr, &err), 0);
-        nbd_server_start(bench->server);
-    }
-    strcpy(sa.sun_path, path);
-    ASSERT_EQ(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
-    bench_wait_connections(bench, nb + 1);
-    (void)client_enter(fd, headers);
-    return fd;
-}
-
-TEST(nbd_server, stopping_finishes_what_is_in_flight_and_refuses_the_rest)
-{
-    Bench bench;
-    Stop stop;
-
-    bench_init(&bench, &(BenchConfig){ .nb_iothreads = 2 });
-    int fd = open_through_listener(&bench, NBD_HEADERS_EXTENDED);
-    int idle = open_through_listener(&bench, NBD_HEADERS_SIMPLE);
-
-    bench.mem.yield = MEM_YIELD_PARK;
-    client_request(fd, NBD_HEADERS_EXTENDED, NBD_CMD_FLUSH, 0, 1, 0, 0);
-    bench_wait_parked(&bench, 1);
-    stop_start(&bench, &stop, -1);
-    EXPECT_TRUE(client_sees_end(idle)); /* nothing to wait for */
-    EXPECT_EQ(client_run(fd, NBD_HEADERS_EXTENDED, NBD_CMD_TRIM, 0, 0, 512), NBD_ESHUTDOWN);
-    EXPECT_FALSE(stop.done);
-    bench.mem.yield = MEM_YIELD_NEVER;
-    mem_release_all(&bench.mem);
-    EXPECT_EQ(client_error(fd, NBD_HEADERS_EXTENDED, 1), 0u);
-    EXPECT_TRUE(client_sees_end(fd));
-    AIO_WAIT_WHILE(bench.main, !stop.done);
-    EXPECT_EQ(stop.ret, 0);
-    EXPECT_EQ(bench.mem.stats.ops[MEM_DISCARD], 0u);
-    close(idle);
-    leave(&bench, fd);
-    EXPECT_FALSE(test_logged(NULL));
-}
-
-TEST(nbd_server, stopping_does_not_wait_beyond_its_deadline_for_clients)
-{
-    static uint8_t in[65536];
-    Bench bench;
-    Stop stop;
-
-    bench_init(&bench, &(BenchConfig){ 0 });
-    int fd = open_through_listener(&bench, NBD_HEADERS_SIMPLE);
-
-    for (unsigned i = 0; i < 64; i++) { /* more than the socket holds, and none is taken */
-        client_request(fd, NBD_HEADERS_SIMPLE, NBD_CMD_READ, 0, i, 0, sizeof(in));
-    }
-    while (bench.mem.stats.ops[MEM_READ] < 5) {
-        sched_yield();
-    }
-    stop_start(&bench, &stop, aio_now_ns() + 100000000);
-    AIO_WAIT_WHILE(bench.main, !stop.done);
-    EXPECT_EQ(stop.ret, -ETIMEDOUT);
-    leave(&bench, fd);
-}
-
-TEST(nbd_server, stopping_ends_handshakes)
-{
-    Bench bench;
-    Stop stop;
-
-    bench_init(&bench, &(BenchConfig){ 0 });
-    int listened = open_through_listener(&bench, NBD_HEADERS_SIMPLE);
-    int fd = client_connect(&bench);
-
-    client_greet(fd, NBD_FLAG_FIXED_NEWSTYLE);
-    stop_start(&bench, &stop, -1);
-    EXPECT_TRUE(client_sees_end(fd));
-    AIO_WAIT_WHILE(bench.main, !stop.done);
-    int late = client_connect(&bench);
-
-    EXPECT_TRUE(client_sees_end(late));
-    close(late);
-    close(listened);
-    leave(&bench, fd);
-}
-
-/* While requests come without a pause: each is answered, with success or ESHUTDOWN, in that
- * order. */
-TEST(nbd_server, stopping_under_load_answers_what_it_has_taken)
-{
-    Bench bench;
-    Stop stop;
-
-    for (unsigned round = 0; round < 20; round++) {
-        unsigned answered = 0;
-        uint8_t buf[NBD_SIMPLE_REPLY_BYTES];
-        NbdReply reply;
-
-        bench_init(&bench, &(BenchConfig){ .nb_iothreads = 1 });
-        int fd = open_through_listener(&bench, NBD_HEADERS_SIMPLE);
-
-        for (unsigned i = 0; i < 100; i++) {
-            client_request(fd, NBD_HEADERS_SIMPLE, NBD_CMD_TRIM, 0, i, 0, 512);
-        }
-        for (unsigned i = 0; i < round; i++) {
-            EXPECT_EQ(client_reply(fd, NBD_HEADERS_SIMPLE).error, 0u);
-            answered++;
-        }
-        stop_start(&bench, &stop, -1);
-        while (recv(fd, buf, sizeof(buf), MSG_WAITALL) == sizeof(buf)) {
-            nbd_reply_decode(buf, &reply);
-            EXPECT_TRUE(reply.error == 0 || reply.error == NBD_ESHUTDOWN);
-            answered += reply.error == 0;
-        }
-        AIO_WAIT_WHILE(bench.main, !stop.done);
-        EXPECT_EQ(stop.ret, 0);
-        EXPECT_EQ(answered, bench.mem.stats.ops[MEM_DISCARD]);
-        leave(&bench, fd);
-    }
 }
 
 TEST_MAIN()
