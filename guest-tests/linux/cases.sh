@@ -139,3 +139,35 @@ boot_and_signal()
     await_end
     result "$name" "$(find_fault "$status" "$expected" any)"
 }
+
+# sum_disk - of the range that the guest writes to under load
+sum_disk()
+{
+    dd if="$DISK" bs=1M count=2 2>/dev/null | sha256sum
+}
+
+# boot_and_pause NAME PENSTOCK COMMAND... - stop the guest and let it go on, over and
+# over, while it verifies what it writes; while it is stopped nothing is written
+boot_and_pause()
+{
+    name=$1 penstock=$2 control=/tmp/penstock-case-control
+    shift 2
+    before=$(list_leftovers)
+    start "$@" --control "$control"
+    pauses=0 fault=
+    await 'load starts' "$pid" || fault="the guest does not start"
+    while [ -z "$fault" ] && ! grep -q 'load ends' "$console"; do
+        "$penstock" ctl "$control" stop >/dev/null || break
+        sum=$(sum_disk)
+        sleep 0.3
+        [ "$(sum_disk)" = "$sum" ] || fault="the stopped guest has written"
+        "$penstock" ctl "$control" cont >/dev/null || break
+        pauses=$((pauses + 1))
+        sleep 0.2
+    done
+    await_end
+    [ -n "$fault" ] || fault=$(find_fault "$status" 0 clean)
+    [ -n "$fault" ] || [ "$pauses" -ge 3 ] || fault="only $pauses pauses"
+    echo "# $pauses pauses"
+    result "$name" "$fault"
+}
