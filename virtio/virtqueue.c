@@ -81,7 +81,7 @@ void vq_set_base(VirtQueue *vq, VqBase base)
 
 VqBase vq_base(const VirtQueue *vq)
 {
-    assert(!vq->started);
+    assert(!vq->started || vq->parked);
     if (vq->base_given) {
         return vq->base;
     }
