@@ -125,15 +125,31 @@ static uint16_t id_at(const RingPacked *r, uint64_t pos)
     return le16toh(__atomic_load_n(&desc_at(r, pos)->id, __ATOMIC_RELAXED));
 }
 
-unsigned ring_packed_nb_used(const RingPacked *r)
+/* Behind all used descriptors, of which there are *ret_nb. */
+static uint64_t walk_used(const RingPacked *r, unsigned *ret_nb)
 {
-    unsigned nb = 0;
+    uint64_t pos = r->next_used;
 
-    for (uint64_t pos = r->next_used; pos < r->first && used_at(r, pos); nb++) {
+    for (*ret_nb = 0; pos < r->first && used_at(r, pos); (*ret_nb)++) {
         assert(r->nb_slots[id_at(r, pos)] > 0);
         pos += r->nb_slots[id_at(r, pos)];
     }
+    return pos;
+}
+
+unsigned ring_packed_nb_used(const RingPacked *r)
+{
+    unsigned nb;
+
+    walk_used(r, &nb);
     return nb;
+}
+
+uint64_t ring_packed_used_pos(const RingPacked *r)
+{
+    unsigned nb;
+
+    return walk_used(r, &nb);
 }
 
 bool ring_packed_next_used(RingPacked *r, uint32_t *ret_id, uint32_t *ret_len)

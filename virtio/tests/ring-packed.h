@@ -47,6 +47,8 @@ bool ring_packed_wants_kick(RingPacked *r, bool event_idx) NONNULL(1);
 
 /* How many used descriptors there are to take. */
 unsigned ring_packed_nb_used(const RingPacked *r) NONNULL(1);
+/* The slot behind them. */
+uint64_t ring_packed_used_pos(const RingPacked *r) NONNULL(1);
 bool ring_packed_next_used(RingPacked *r, uint32_t *ret_id, uint32_t *ret_len) NONNULL(1, 2, 3);
 
 /* Slot @pos of all laps as the driver's event or the base of a queue names it. */

@@ -108,15 +108,18 @@ static void add_words(CommandLine *line, const char *words)
     }
 }
 
-/* @text with the image's path where it says IMAGE. */
+/* @text with the image's path wherever it says IMAGE. */
 static void expand_image(const ServerProcess *server, const char *text, char *ret, size_t ret_bytes)
 {
-    const char *at = strstr(text, "IMAGE");
-    int before = at ? (int)(at - text) : (int)strlen(text);
-    int len = snprintf(ret, ret_bytes, "%.*s%s%s", before, text, at ? server->image_path : "",
-                       at ? at + strlen("IMAGE") : "");
+    FILE *out = fmemopen(ret, ret_bytes, "w");
 
-    ASSERT_LT(len, ret_bytes);
+    ASSERT_TRUE(out != NULL);
+    for (const char *at; (at = strstr(text, "IMAGE")) != NULL; text = at + strlen("IMAGE")) {
+        fprintf(out, "%.*s%s", (int)(at - text), text, server->image_path);
+    }
+    fputs(text, out);
+    ASSERT_EQ(fclose(out), 0);
+    ASSERT_LT(strnlen(ret, ret_bytes), ret_bytes);
 }
 
 static void compose_penstock(const ServerProcess *server, CommandLine *line, unsigned nb_queues,

@@ -584,6 +584,21 @@ int vfe_start_queue(VfeClient *client, unsigned index, uint32_t base)
                : 0;
 }
 
+/* Slot @pos of a packed ring, as the next one both for the device to take and to use. */
+static uint32_t packed_base(const RingDriver *ring, uint64_t pos)
+{
+    uint32_t name = ring_packed_name(&ring->packed, pos);
+
+    return name | name << 16;
+}
+
+/* Where a device goes on that finds no more than the ring. */
+static uint32_t used_base(const RingDriver *ring)
+{
+    return ring->is_packed ? packed_base(ring, ring_packed_used_pos(&ring->packed))
+                           : ring_used_index(ring);
+}
+
 /* What was offered to a server that has died may not have been noticed: kick once more. */
 static int start_queues(VfeClient *client)
 {
@@ -593,7 +608,7 @@ static int start_queues(VfeClient *client)
         VfeQueue *queue = &client->queues[i];
 
         ring_set_features(&queue->ring, client->features);
-        ret = vfe_start_queue(client, i, ring_used_index(&queue->ring));
+        ret = vfe_start_queue(client, i, used_base(&queue->ring));
         eventfd_write(queue->kick_fd, 1);
     }
     return ret;
@@ -614,6 +629,12 @@ int vfe_client_start(VfeClient *client)
                : 0;
 }
 
+/* All that was offered has been used. */
+static uint32_t final_base(const RingDriver *ring)
+{
+    return ring->is_packed ? packed_base(ring, ring->packed.next_avail) : ring->avail_idx;
+}
+
 int vfe_client_stop(VfeClient *client)
 {
     uint32_t base;
@@ -621,8 +642,8 @@ int vfe_client_stop(VfeClient *client)
 
     for (unsigned i = 0; ret == 0 && i < client->params.nb_queues; i++) {
         ret = vfe_get_vring_base(client, i, &base);
-        if (ret == 0 && base != client->queues[i].ring.avail_idx) {
-            ret = -EPROTO; /* all that was offered has been used, so that is where it stands */
+        if (ret == 0 && base != final_base(&client->queues[i].ring)) {
+            ret = -EPROTO;
         }
     }
     return ret;
@@ -662,7 +683,7 @@ int vfe_queue_await(VfeQueue *queue, int timeout_ms)
     eventfd_t count;
 
     /* pairs with the device's barrier between used index and used_event */
-    ring_set_used_event(&queue->ring, queue->ring.used_seen);
+    ring_want_interrupt(&queue->ring, true);
     while (!has_used(queue)) {
         int ready = poll(&poller, 1, timeout_ms);
 

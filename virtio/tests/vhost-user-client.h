@@ -22,7 +22,7 @@
 #include "virtio/tests/ring-driver.h"
 #include "virtio/vhost-user-proto.h"
 
-#define VFE_ANSWER_MS     30000
+#define VFE_ANSWER_MS     20000
 #define VFE_REPLY_FDS_MAX 8
 #define VFE_QUEUES_MAX    16
 

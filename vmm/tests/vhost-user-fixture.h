@@ -34,8 +34,8 @@ void fixture_expect(unsigned queue, unsigned block, uint32_t seed);
 void fill_block(void *block, uint32_t seed);
 bool block_is(const void *block, uint32_t seed);
 
-/* Wait until the server has no more than @nb_fds open and @nb_maps shared; it may still be closing
- * them. Fails the test when that does not come. */
-void fixture_await_footprint(unsigned nb_fds, unsigned nb_maps);
+/* Wait until the server has as many descriptors and shared mappings as without a client; it may
+ * still be closing them. Fails the test when that does not come. */
+void fixture_await_idle(void);
 
 #endif
