@@ -114,7 +114,8 @@ typedef struct AioMonitor {
      */
     void (*enter)(AioContext *ctx, bool wait, bool arm_polled, int64_t timeout_ns);
     /* Call the handlers and enter the coroutines of what is ready now, not of what becomes so
-     * meanwhile; what is called may run an inner pass. True when anything was called. */
+     * meanwhile; what is called may run an inner pass. May leave some to the next pass, so that
+     * what has been queued goes out first. True when anything was called. */
     bool (*reap)(AioContext *ctx);
 
     void (*handler_arm)(AioContext *ctx, AioHandler *h);
@@ -167,6 +168,8 @@ typedef struct AioUring {
     unsigned enter_flags;  /* IORING_ENTER_REGISTERED_RING when it is an index */
     unsigned stale_flags;  /* IORING_SQ_TASKRUN if the last io_uring_enter left it set */
     unsigned stale_passes; /* that did not wait, since then */
+    unsigned nb_completed; /* requests among the completions that reap() has seen and not taken */
+    bool just_submitted;   /* the last io_uring_enter handed something over and did not sleep */
     bool enabled;
     bool wake_armed;     /* the read of the eventfd is in the kernel */
     uint64_t wake_count; /* where that read puts its eight bytes */

@@ -10,6 +10,13 @@
  * for nothing: if there is new work behind it, the next call does it, at the latest the one that
  * sleeps or, where no pass sleeps, that of the STALE_PASSES_MAX-th.
  *
+ * A device that interrupts once for all it has done completes the whole depth together. Were all of
+ * that reaped, and what the coroutines ask for next submitted, at once, it would have nothing to do
+ * in the meantime, and after that we would not. So reaping ends early when as many requests are
+ * queued as the device still has, at least one: the next pass submits them and goes on. An idle
+ * device gets one request, then one, two, four ...; one with enough to do makes no difference. What
+ * completes while it is submitted, as reads from the page cache do, gains nothing from that.
+ *
  * Handlers are watched with one-shot polls: multishot ones report edges, and a handler that leaves
  * data behind would wait for ever. When one completes, the handler is put down for arming again
  * *before* it is called, so that an inner pass sees the descriptor, too; the poll itself is
@@ -173,6 +180,26 @@ static unsigned cq_ready(const AioUring *u)
     return __atomic_load_n(u->ring.cq.ktail, __ATOMIC_ACQUIRE) - *u->ring.cq.khead;
 }
 
+/* Requests among the completions up to @end. */
+static unsigned count_completed(const AioUring *u, unsigned end)
+{
+    unsigned nb = 0;
+
+    for (unsigned at = *u->ring.cq.khead; at != end; at++) {
+        nb += (u->ring.cq.cqes[at & u->ring.cq.ring_mask].user_data & URING_TAG_MASK) ==
+              URING_TAG_REQUEST;
+    }
+    return nb;
+}
+
+/* Requests that the kernel has and has not completed, as far as has been looked. */
+static unsigned nb_under_way(const AioContext *ctx)
+{
+    unsigned ours = sq_queued(&ctx->uring) + ctx->uring.nb_completed;
+
+    return ctx->inflight > ours ? ctx->inflight - ours : 0;
+}
+
 static bool wants_enter(const AioContext *ctx)
 {
     return __atomic_load_n(ctx->uring.ring.sq.kflags, __ATOMIC_RELAXED) &
@@ -226,6 +253,7 @@ static void enter(AioContext *ctx, bool wait, int64_t timeout_ns)
 
     u->stale_flags = __atomic_load_n(u->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN;
     u->stale_passes = 0;
+    u->just_submitted = ret > 0 && !wait;
     if (ret > 0) {
         counter_add(&ctx->counters.sqes, ret);
     } else if (ret < 0 && ret != -ETIME && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY) {
@@ -368,6 +396,7 @@ static void request_completed(AioContext *ctx, AioRequest *req, int res)
 {
     poll_fired(ctx, &ctx->poll.requests);
     ctx->inflight--;
+    ctx->uring.nb_completed -= ctx->uring.nb_completed > 0;
     req->res = res;
     req->done = true;
     co_enter(req->co);
@@ -403,6 +432,14 @@ static void waiters_wake(AioContext *ctx)
     }
 }
 
+/* The device will soon have less to do than we have for it. */
+static bool should_submit(const AioContext *ctx)
+{
+    unsigned queued = sq_queued(&ctx->uring);
+
+    return queued > 0 && queued >= nb_under_way(ctx);
+}
+
 static bool uring_reap(AioContext *ctx)
 {
     AioUring *u = &ctx->uring;
@@ -410,6 +447,11 @@ static bool uring_reap(AioContext *ctx)
     unsigned end = *khead + cq_ready(u); /* what comes later is for the next pass */
     bool progress = false;
 
+    u->nb_completed = count_completed(u, end);
+    /* Did all complete while it was submitted, without a sleep? */
+    bool at_once = u->just_submitted && nb_under_way(ctx) == 0;
+
+    u->just_submitted = false;
     while ((int)(end - *khead) > 0) {
         const struct io_uring_cqe *cqe = &u->ring.cq.cqes[*khead & u->ring.cq.ring_mask];
         uint64_t user_data = cqe->user_data;
@@ -417,6 +459,9 @@ static bool uring_reap(AioContext *ctx)
 
         __atomic_store_n(khead, *khead + 1, __ATOMIC_RELEASE);
         progress |= cqe_dispatch(ctx, user_data, res);
+        if (!at_once && should_submit(ctx)) {
+            break;
+        }
     }
     if (unlikely(!list_empty(&u->waiters))) {
         waiters_wake(ctx);

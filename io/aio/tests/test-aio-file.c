@@ -217,6 +217,167 @@ TEST_ON_EACH_RING(aio_file, completions_that_found_the_ring_full_need_no_sleep_t
     aio_context_destroy(ctx);
 }
 
+/* --- how much of what has completed a pass takes --- */
+
+/* Pipes are a device that has done what was asked of it when the test says so. */
+#define PIPES 8
+
+typedef struct Pipe {
+    AioFile file;
+    int fd[2];
+} Pipe;
+
+static Pipe pipes[PIPES];
+static unsigned nb_read; /* bytes, from all pipes */
+
+static void read_twice_entry(void *opaque)
+{
+    Pipe *pipe = opaque;
+    char byte;
+    struct iovec iov = { &byte, 1 };
+
+    assert_in_coroutine();
+    for (unsigned i = 0; i < 2; i++) {
+        EXPECT_EQ(aio_co_preadv(&pipe->file, &iov, 1, 0, 0), 1);
+        nb_read++;
+    }
+    running--;
+}
+
+static void start_pipes(void)
+{
+    running = PIPES;
+    for (unsigned i = 0; i < PIPES; i++) {
+        ASSERT_EQ(pipe(pipes[i].fd), 0);
+        aio_file_init(&pipes[i].file, pipes[i].fd[0]);
+        Coroutine *co = co_create(read_twice_entry, &pipes[i]);
+
+        ASSERT_TRUE(co != NULL);
+        co_enter(co);
+    }
+}
+
+/* One read of each of the first @nb pipes completes, all before the next pass. */
+static void complete(AioContext *ctx, unsigned nb)
+{
+    for (unsigned i = 0; i < nb; i++) {
+        ASSERT_EQ(write(pipes[i].fd[1], "x", 1), 1);
+    }
+    while (io_uring_cq_ready(&ctx->uring.ring) < nb) {
+        ASSERT_GE(io_uring_enter(ctx->uring.ring.ring_fd, 0, 0, IORING_ENTER_GETEVENTS, NULL), 0);
+    }
+}
+
+static main_fn void finish_pipes(AioContext *ctx)
+{
+    AIO_WAIT_WHILE(ctx, running > 0);
+    for (unsigned i = 0; i < PIPES; i++) {
+        aio_file_finish(&pipes[i].file);
+        close(pipes[i].fd[0]);
+        close(pipes[i].fd[1]);
+    }
+    aio_context_destroy(ctx);
+}
+
+TEST_ON_EACH_RING(aio_file, idle_device_gets_new_requests_before_all_it_has_done_is_looked_at)
+{
+    static const unsigned expected[] = { 1, 2, 4, 8 };
+    AioContext *ctx = test_ring_context(NULL);
+
+    start_pipes();
+    aio_poll(ctx, false);
+    complete(ctx, PIPES);
+    for (unsigned i = 0; i < ARRAY_SIZE(expected); i++) {
+        AioStats before = test_stats(ctx);
+
+        aio_poll(ctx, false);
+        ASSERT_EQ(nb_read, expected[i]);
+        EXPECT_LE(test_stats(ctx).enters - before.enters, 1);
+    }
+    aio_poll(ctx, false);
+    complete(ctx, PIPES);
+    finish_pipes(ctx);
+    EXPECT_EQ(nb_read, 2 * PIPES);
+}
+
+TEST_ON_EACH_RING(aio_file, device_with_enough_to_do_gets_all_that_follows_together)
+{
+    AioContext *ctx = test_ring_context(NULL);
+
+    start_pipes();
+    aio_poll(ctx, false);
+    complete(ctx, PIPES / 2);
+    aio_poll(ctx, false);
+    ASSERT_EQ(nb_read, PIPES / 2);
+
+    AioStats before = test_stats(ctx);
+
+    aio_poll(ctx, false);
+    EXPECT_EQ(test_stats(ctx).enters - before.enters, 1);
+    EXPECT_EQ(test_stats(ctx).sqes - before.sqes, PIPES / 2);
+    complete(ctx, PIPES);
+    for (unsigned i = PIPES / 2; i < PIPES; i++) {
+        ASSERT_EQ(write(pipes[i].fd[1], "x", 1), 1);
+    }
+    finish_pipes(ctx);
+}
+
+/* A device may have done all of it meanwhile. */
+TEST_ON_EACH_RING(aio_file, what_has_completed_after_a_sleep_is_looked_at_by_degrees)
+{
+    AioContext *ctx = test_ring_context(NULL);
+
+    start_pipes();
+    for (unsigned i = 0; i < PIPES; i++) {
+        ASSERT_EQ(write(pipes[i].fd[1], "xx", 2), 2);
+    }
+    ctx->monitor->enter(ctx, true, false, -1);
+    ASSERT_EQ(io_uring_cq_ready(&ctx->uring.ring), PIPES);
+    ctx->monitor->reap(ctx);
+    ASSERT_EQ(nb_read, 1);
+    finish_pipes(ctx);
+    EXPECT_EQ(nb_read, 2 * PIPES);
+}
+
+#define ROUNDS 20
+
+static void read_often_entry(void *opaque)
+{
+    uint8_t buf[512];
+    struct iovec iov = { buf, sizeof(buf) };
+
+    assert_in_coroutine();
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        EXPECT_EQ(aio_co_preadv(&file, &iov, 1, 0, 0), 512);
+    }
+    running--;
+}
+
+TEST_ON_EACH_RING(aio_file, what_completes_while_it_is_submitted_is_not_split)
+{
+    AioContext *ctx = test_ring_context(NULL);
+    int fd = numbered_file(1);
+
+    aio_file_init(&file, fd);
+    running = 32;
+    for (unsigned i = 0; i < 32; i++) {
+        Coroutine *co = co_create(read_often_entry, NULL);
+
+        ASSERT_TRUE(co != NULL);
+        co_enter(co);
+    }
+    ctx->monitor->enter(ctx, false, false, 0);
+    if (io_uring_cq_ready(&ctx->uring.ring) != 32) {
+        TEST_SKIP("the reads took their time");
+    }
+    AIO_WAIT_WHILE(ctx, running > 0);
+    /* One that hands over all and would sleep, one that tells that it need not have. */
+    EXPECT_LE(test_stats(ctx).enters, 2 * ROUNDS + 2);
+    aio_file_finish(&file);
+    close(fd);
+    aio_context_destroy(ctx);
+}
+
 /* --- fixed files --- */
 
 static void read_first_block_entry(void *opaque)
