@@ -18,23 +18,24 @@
  *   delay-ns=N              that much later; a drained section ends it early
  *
  * The first rule that strikes decides; none, and the request passes. The counts of each rule begin
- * with it. New rules may be given while the disk is in use: they take the place of all there were.
+ * with it. New rules may be given while the disk is in use: by bdrv_reconfigure() they take the
+ * place of all there were, by faulty.h they come and go one by one.
  *
  * Invariants:
  *   (1) Rules are written while the node is drained; what they have counted, under the lock.
  *   (2) Requests are numbered for the rules in order of arrival under the lock: the same requests
  *       in the same order meet the same faults.
  */
+#include "block/faulty.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "block/block-driver.h"
 #include "io/aio/co-sleep.h"
 
-#define RULES_MAX       10
 #define DELAY_NS_MAX    3600000000000u
 #define PROBABILITY_ONE ((uint64_t)1 << 32)
 
@@ -75,7 +76,7 @@ typedef struct FaultyState {
     List delays;
     bool at_once; /* a drained section covers the node */
 
-    FaultyRule rules[RULES_MAX];
+    FaultyRule rules[FAULTY_RULES_MAX];
 } FaultyState;
 
 /* What is to happen to a request. */
@@ -188,7 +189,7 @@ static int take_rules(FaultyRule *rules, uint64_t *seed, Opts *opts, Error *err)
 {
     int ret = opts_get_u64(opts, "seed", 0, UINT64_MAX, seed, err);
 
-    for (unsigned i = 0; i < RULES_MAX && ret == 0; i++) {
+    for (unsigned i = 0; i < FAULTY_RULES_MAX && ret == 0; i++) {
         char group[8], what[96];
         Opts rule_opts;
 
@@ -229,7 +230,7 @@ static void faulty_close(BlockNode *node)
 static int faulty_reconfigure(BlockNode *node, Opts *opts, Error *err)
 {
     FaultyState *s = node->state;
-    FaultyRule rules[RULES_MAX] = { { 0 } };
+    FaultyRule rules[FAULTY_RULES_MAX] = { { 0 } };
     uint64_t seed = s->random;
     int ret = take_rules(rules, &seed, opts, err);
 
@@ -241,6 +242,82 @@ static int faulty_reconfigure(BlockNode *node, Opts *opts, Error *err)
         s->random = seed;
     }
     return ret;
+}
+
+/* --- one rule while it is in use --- */
+
+static int check_is_faulty(const BlockNode *node, Error *err)
+{
+    return node->driver == &bdrv_faulty
+               ? 0
+               : error_set(err, -EINVAL, "node '%s' is no faulty filter", bdrv_id(node));
+}
+
+/* Its number, or FAULTY_RULES_MAX when there is no room. The node is drained. */
+static unsigned put_rule(FaultyState *s, const FaultyRule *rule)
+{
+    unsigned i = 0;
+
+    while (i < FAULTY_RULES_MAX && s->rules[i].in_use) {
+        i++;
+    }
+    if (i < FAULTY_RULES_MAX) {
+        s->rules[i] = *rule;
+    }
+    return i;
+}
+
+int faulty_add_rule(BlockNode *node, Opts *opts, Error *err)
+{
+    FaultyRule rule;
+    unsigned index;
+    int ret = check_is_faulty(node, err);
+
+    if (ret < 0 || (ret = take_rule(&rule, opts, err)) < 0) {
+        return ret;
+    }
+    bdrv_ref(node);
+    bdrv_drained_begin(node);
+    index = put_rule(node->state, &rule);
+    bdrv_drained_end(node);
+    ret = index < FAULTY_RULES_MAX
+              ? (int)index
+              : error_set(err, -ENOSPC, "node '%s' has %d rules already", bdrv_id(node),
+                          FAULTY_RULES_MAX);
+    bdrv_unref(node);
+    return ret;
+}
+
+int faulty_remove_rule(BlockNode *node, unsigned rule, Error *err)
+{
+    FaultyState *s = node->state;
+    int ret = check_is_faulty(node, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (rule >= FAULTY_RULES_MAX || !s->rules[rule].in_use) {
+        return error_set(err, -EINVAL, "node '%s' has no rule %u", bdrv_id(node), rule);
+    }
+    bdrv_ref(node);
+    bdrv_drained_begin(node);
+    s->rules[rule].in_use = false;
+    bdrv_drained_end(node);
+    bdrv_unref(node);
+    return 0;
+}
+
+bool faulty_query(const BlockNode *node, unsigned rule, FaultyCounts *ret_counts)
+{
+    FaultyState *s = node->state;
+
+    if (node->driver != &bdrv_faulty || rule >= FAULTY_RULES_MAX || !s->rules[rule].in_use) {
+        return false;
+    }
+    pthread_mutex_lock(&s->lock);
+    *ret_counts = (FaultyCounts){ s->rules[rule].nb_matched, s->rules[rule].nb_struck };
+    pthread_mutex_unlock(&s->lock);
+    return true;
 }
 
 /* --- rules --- */
@@ -281,7 +358,7 @@ static bool strikes(FaultyState *s, FaultyRule *rule)
 
 static FaultyRule *find_rule(FaultyState *s, FaultyOp op, uint64_t offset_bytes, uint64_t len_bytes)
 {
-    for (unsigned i = 0; i < RULES_MAX; i++) {
+    for (unsigned i = 0; i < FAULTY_RULES_MAX; i++) {
         FaultyRule *rule = &s->rules[i];
 
         if (is_for(rule, op, offset_bytes, len_bytes) && strikes(s, rule)) {

@@ -11,9 +11,9 @@
  * A write-zeroes counts as a write of that many bytes, a discard as a write of none; flushes and
  * block status pass.
  */
-#include "block/throttle-group.h"
+#include "block/throttle.h"
 
-#include "block/block-driver.h"
+#include "block/throttle-group.h"
 
 typedef struct ThrottleState {
     ThrottleMember member;
@@ -71,6 +71,12 @@ static int throttle_reconfigure(BlockNode *node, Opts *opts, Error *err)
         throttle_member_configure(member, &config);
     }
     return ret;
+}
+
+ThrottleConfig throttle_query(const BlockNode *node)
+{
+    return node->driver == &bdrv_throttle ? throttle_member_config(member_of(node))
+                                          : (ThrottleConfig){ 0 };
 }
 
 static void throttle_drained_begin(BlockNode *node)

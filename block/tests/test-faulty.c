@@ -1,6 +1,7 @@
 /*
  * test-faulty.c - faults by rule
  */
+#include "block/faulty.h"
 #include "block/tests/mem-driver.h"
 #include "block/tests/virtual-clock.h"
 
@@ -125,6 +126,55 @@ TEST(faulty, each_operation_fails_by_its_own_rule_and_does_not_reach_the_disk)
     EXPECT_EQ(set_rules("seed=1"), 0);
     EXPECT_EQ(run_write(disk.blk, 0, 512, buf, 0), 0);
     EXPECT_EQ(disk.stats.ops[MEM_WRITE], 1);
+    end();
+}
+
+static int add_rule(BlockNode *node, const char *text)
+{
+    Opts opts;
+    Error err = { 0 };
+    int ret;
+
+    ASSERT_EQ(opts_parse(&opts, "rule", text, NULL, &err), 0);
+    ret = faulty_add_rule(node, &opts, &err);
+    EXPECT_EQ(ret < 0, err.code < 0);
+    opts_finish(&opts);
+    return ret;
+}
+
+TEST(faulty, rules_come_and_go_one_by_one_and_the_others_keep_their_counts)
+{
+    FaultyCounts counts;
+    Error err;
+
+    begin("rule0.op=read,rule0.count=1,rule0.error=EIO");
+    EXPECT_EQ(run_read(disk.blk, 0, 512, buf), -EIO);
+    EXPECT_EQ(add_rule(filter, "op=write,error=ENOSPC"), 1);
+    EXPECT_EQ(run_read(disk.blk, 0, 512, buf), 0); /* it has struck once */
+    EXPECT_EQ(run_write(disk.blk, 0, 512, buf, 0), -ENOSPC);
+    EXPECT_EQ(run_write(disk.blk, 0, 512, buf, 0), -ENOSPC);
+    ASSERT_TRUE(faulty_query(filter, 1, &counts));
+    EXPECT_EQ(counts.matched, 2);
+    EXPECT_EQ(counts.struck, 2);
+    ASSERT_TRUE(faulty_query(filter, 0, &counts));
+    EXPECT_EQ(counts.matched, 2);
+    EXPECT_EQ(counts.struck, 1);
+    EXPECT_EQ(faulty_remove_rule(filter, 1, &err), 0);
+    EXPECT_FALSE(faulty_query(filter, 1, &counts));
+    EXPECT_EQ(run_write(disk.blk, 0, 512, buf, 0), 0);
+    EXPECT_EQ(faulty_remove_rule(filter, 1, &err), -EINVAL);
+    EXPECT_EQ(faulty_remove_rule(filter, FAULTY_RULES_MAX, &err), -EINVAL);
+    for (int i = 1; i < FAULTY_RULES_MAX; i++) {
+        EXPECT_EQ(add_rule(filter, "op=discard,error=EIO"), i);
+    }
+    EXPECT_EQ(add_rule(filter, "error=EIO"), -ENOSPC);
+    EXPECT_EQ(faulty_remove_rule(filter, 4, &err), 0);
+    EXPECT_EQ(add_rule(filter, "op=discard"), -EINVAL);
+    EXPECT_EQ(add_rule(filter, "op=discard,error=EIO,often=1"), -EINVAL);
+    EXPECT_EQ(add_rule(disk.node, "error=EIO"), -EINVAL);
+    EXPECT_EQ(faulty_remove_rule(disk.node, 0, &err), -EINVAL);
+    EXPECT_FALSE(faulty_query(disk.node, 0, &counts));
+    EXPECT_EQ(run_write(disk.blk, 0, 512, buf, 0), 0); /* what was refused has left nothing */
     end();
 }
 
