@@ -10,6 +10,8 @@
 #include "vmm/layout.h"
 #include "vmm/machine-int.h"
 
+#define NS_PER_S 1000000000
+
 static main_fn int create_iothreads(Machine *machine, Error *err)
 {
     const MachineConfig *config = machine->config;
@@ -55,7 +57,16 @@ static main_fn IOThread *thread_for_queue(Machine *machine, const DiskConfig *co
     AioParams params = AIO_PARAMS_POLLING;
 
     snprintf(id, sizeof(id), "%s.q%u", config->id, queue);
-    return iothread_create(id, &params, err);
+    if (machine->nb_iothreads == ARRAY_SIZE(machine->iothreads)) {
+        error_set(err, -EMFILE, "there are %u IOThreads already", machine->nb_iothreads);
+        return NULL;
+    }
+    IOThread *own = iothread_create(id, &params, err);
+
+    if (own) {
+        machine->iothreads[machine->nb_iothreads++] = iothread_ref(own);
+    }
+    return own;
 }
 
 static int open_backend(Disk *disk, DiskConfig *config, bool *ret_usage, Error *err)
@@ -112,16 +123,25 @@ static int attach_transport(Machine *machine, Disk *disk, const DiskConfig *conf
 }
 
 /* In the queue's thread. */
-static void stop_cb(void *opaque, bool is_write, int error)
+static void note_failure(Disk *disk, bool is_write, DiskFailure failure, int error)
 {
-    Disk *disk = opaque;
-
-    atomic_store(is_write ? &disk->failed_write : &disk->failed_read, error);
-    atomic_store(&disk->machine->disk_failed, true);
-    aio_notify(disk->machine->main);
+    atomic_store(&disk->failed[is_write][failure].error, error);
+    if (!atomic_exchange(&disk->machine->disk_failed, true)) {
+        aio_notify(disk->machine->main);
+    }
 }
 
-static const VirtioBlkStopOps stop_ops = { .stop = stop_cb };
+static void stop_cb(void *opaque, bool is_write, int error)
+{
+    note_failure(opaque, is_write, DISK_FAILURE_STOP, error);
+}
+
+static void failed_cb(void *opaque, bool is_write, bool ignored, int error)
+{
+    note_failure(opaque, is_write, ignored ? DISK_FAILURE_IGNORE : DISK_FAILURE_REPORT, error);
+}
+
+static const VirtioBlkStopOps stop_ops = { .stop = stop_cb, .failed = failed_cb };
 
 static main_fn int create_disk(Machine *machine, DiskConfig *config, unsigned slot,
                                bool *ret_usage, Error *err)
@@ -190,13 +210,46 @@ void disks_reset(Machine *machine)
     }
 }
 
-static void say_failure(const Disk *disk, const char *what, int error)
+static void say_failure(const Disk *disk, bool is_write, int error)
 {
-    if (error < 0) {
-        log_error("machine",
-                  "disk %s: a %s failed: %s; the guest is stopped; remedy it, then SIGCONT "
-                  "(or Ctrl-A c) makes the guest go on, and the request again",
-                  disk->id, what, error_strerror(error));
+    log_error("machine",
+              "disk %s: a %s failed: %s; the guest is stopped; remedy it, then SIGCONT "
+              "(or Ctrl-A c, or penstock ctl cont) makes the guest go on, and the request again",
+              disk->id, is_write ? "write" : "read", error_strerror(error));
+}
+
+static void send_failure(const Disk *disk, bool is_write, DiskFailure failure, int error)
+{
+    static const char *const actions[DISK_NB_FAILURES] = { "report", "ignore", "stop" };
+
+    control_event(disk->machine->control, "BLOCK_IO_ERROR",
+                  json_pack("{s:s, s:s, s:s, s:s, s:b, s:s}", "device", disk->id, "node-name",
+                            bdrv_id(blk_node(disk->blk)), "operation",
+                            is_write ? "write" : "read", "action", actions[failure], "nospace",
+                            error == -ENOSPC || error == -EDQUOT, "reason",
+                            error_strerror(error)));
+}
+
+static void tell_failures(Disk *disk)
+{
+    int64_t now_ns = aio_now_ns();
+
+    for (unsigned i = 0; i < 2 * DISK_NB_FAILURES; i++) {
+        bool is_write = i / DISK_NB_FAILURES;
+        DiskFailure failure = (DiskFailure)(i % DISK_NB_FAILURES);
+        int error = atomic_exchange(&disk->failed[is_write][failure].error, 0);
+        int64_t *told_ns = &disk->failed[is_write][failure].told_ns;
+
+        if (error == 0) {
+            continue;
+        }
+        if (failure == DISK_FAILURE_STOP) {
+            say_failure(disk, is_write, error);
+        } else if (*told_ns != 0 && now_ns - *told_ns < NS_PER_S) {
+            continue;
+        }
+        *told_ns = now_ns;
+        send_failure(disk, is_write, failure, error);
     }
 }
 
@@ -208,11 +261,8 @@ bool disks_take_failure(Machine *machine)
         return false;
     }
     for (unsigned i = 0; i < machine->nb_disks; i++) {
-        Disk *disk = &machine->disks[i];
-
-        say_failure(disk, "read", atomic_exchange(&disk->failed_read, 0));
-        say_failure(disk, "write", atomic_exchange(&disk->failed_write, 0));
-        any |= virtio_blk_holds_requests(disk->vblk);
+        tell_failures(&machine->disks[i]);
+        any |= virtio_blk_holds_requests(machine->disks[i].vblk);
     }
     return any;
 }
@@ -223,15 +273,11 @@ static void nothing_cb(void *opaque)
 {
 }
 
-/* Returns when each thread of a queue has ended the pass that it is in. */
+/* Returns when each IOThread has ended the pass that it is in. */
 static void pass_threads(Machine *machine)
 {
-    for (unsigned i = 0; i < machine->nb_disks; i++) {
-        const Disk *disk = &machine->disks[i];
-
-        for (unsigned q = 0; q < disk->nb_iothreads; q++) {
-            aio_run_sync(iothread_context(disk->iothreads[q]), nothing_cb, NULL);
-        }
+    for (unsigned i = 0; i < machine->nb_iothreads; i++) {
+        aio_run_sync(iothread_context(machine->iothreads[i]), nothing_cb, NULL);
     }
 }
 

@@ -18,18 +18,28 @@
 #include "vmm/machine.h"
 #include "vmm/vcpu.h"
 
+/* What became of a request that the storage has failed. */
+typedef enum DiskFailure {
+    DISK_FAILURE_REPORT, /* the guest was told */
+    DISK_FAILURE_IGNORE,
+    DISK_FAILURE_STOP, /* it is held, the guest is to be stopped */
+    DISK_NB_FAILURES,
+} DiskFailure;
+
 typedef struct Disk {
     Machine *machine;
-    const char *id;           /* of its configuration */
-    _Atomic int failed_read;  /* -errno of a request that is held; 0 = none is */
-    _Atomic int failed_write; /* likewise */
+    const char *id; /* of its configuration */
+    struct {
+        _Atomic int error; /* -errno that has not been told yet; 0 = none */
+        int64_t told_ns;   /* main */
+    } failed[2][DISK_NB_FAILURES]; /* reads and writes */
     BlockBackend *blk;
     VirtioBlk *vblk;
     VirtioPci *pci;   /* one of these two */
     VirtioMmio *mmio;
     unsigned mmio_index;
     unsigned nb_iothreads;
-    IOThread *iothreads[CONFIG_QUEUES_MAX]; /* a reference for each queue */
+    IOThread *iothreads[CONFIG_QUEUES_MAX]; /* of each queue, a reference each */
 } Disk;
 
 struct Machine {
@@ -49,7 +59,8 @@ struct Machine {
     PciHost *pci;
     unsigned nb_mmio_disks;
     unsigned nb_iothreads;
-    IOThread *iothreads[CONFIG_IOTHREADS_MAX]; /* those that the command line names */
+    IOThread *iothreads[AIO_CONTEXTS_MAX]; /* those that the command line names, then those that
+                                              queues were given for themselves */
     unsigned nb_disks;
     Disk disks[CONFIG_DISKS_MAX];
     Vcpus *vcpus;
@@ -67,7 +78,8 @@ struct Machine {
 main_fn int disks_create(Machine *machine, bool *ret_usage, Error *err) NONNULL(1, 2) WARN_UNUSED;
 /* Device, queues and transport back to power-on. vCPUs paused. */
 void disks_reset(Machine *machine) NONNULL(1);
-/* A disk holds a request because of an error, which is to stop the guest: say so. */
+/* Tell of requests that have failed since the last call; of what is not to stop the guest, at most
+ * once a second. True: a disk holds a request, which is to stop the guest. */
 bool disks_take_failure(Machine *machine) NONNULL(1);
 /* disks_halt - nothing is taken from a queue, and what was taken has ended, or is held because of
  * an error, and the guest's memory is written no more; vCPUs are parked. disks_go - the reverse;

@@ -80,7 +80,8 @@ const char *const qmp_type_names[QMP_NB_TYPES] = {
     [QMP_BOOL] = "true or false",
 };
 
-static const QmpCommand *const tables[] = { qmp_own_commands, qmp_run_commands };
+static const QmpCommand *const tables[] = { qmp_own_commands, qmp_run_commands,
+                                            qmp_block_commands, qmp_iothread_commands };
 
 const QmpCommand *qmp_next_command(const QmpCommand *command)
 {

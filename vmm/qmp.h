@@ -89,8 +89,10 @@ typedef struct QmpCommand {
 } QmpCommand;
 
 /* All commands, area by area; each ends with a name of NULL. */
-extern const QmpCommand qmp_own_commands[]; /* qmp.c */
-extern const QmpCommand qmp_run_commands[]; /* qmp-run.c */
+extern const QmpCommand qmp_own_commands[];      /* qmp.c */
+extern const QmpCommand qmp_run_commands[];      /* qmp-run.c */
+extern const QmpCommand qmp_block_commands[];    /* qmp-block.c */
+extern const QmpCommand qmp_iothread_commands[]; /* qmp-iothread.c */
 
 /* qmp_next_command - the first when @command is NULL; NULL after the last */
 const QmpCommand *qmp_next_command(const QmpCommand *command);

@@ -45,25 +45,10 @@ static main_fn void write_iothread(FILE *f, const IOThread *iothread, bool first
     fprintf(f, "}");
 }
 
-/* Named threads, then those that a queue has for itself. */
 static main_fn void write_iothreads(FILE *f, const Machine *machine)
 {
-    bool first = true;
-
     for (unsigned i = 0; i < machine->nb_iothreads; i++) {
-        write_iothread(f, machine->iothreads[i], first);
-        first = false;
-    }
-    for (unsigned d = 0; d < machine->nb_disks; d++) {
-        const Disk *disk = &machine->disks[d];
-
-        if (machine->config->disks[d].nb_iothreads > 0) {
-            continue;
-        }
-        for (unsigned q = 0; q < disk->nb_iothreads; q++) {
-            write_iothread(f, disk->iothreads[q], first);
-            first = false;
-        }
+        write_iothread(f, machine->iothreads[i], i == 0);
     }
 }
 

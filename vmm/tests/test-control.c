@@ -2,8 +2,8 @@
  * Tests of the control socket, from the client's side of it
  *
  * One thread is everybody: it polls the main context, carries out what was asked of the run state,
- * and is the clients, whose sockets do not block. The machine is a count of halts; there is no
- * guest and no disk.
+ * and is the clients, whose sockets do not block. The machine is a count of halts and a disk in
+ * memory, which no guest has; queues of guests are the business of test-control-guest.
  */
 #include "vmm/control.h"
 
@@ -13,8 +13,13 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "block/tests/block-test.h"
+#include "block/tests/mem-driver.h"
 #include "io/base/test.h"
+#include "io/base/thread.h"
 #include "vmm/json-frame.h"
+
+#define DISK_BYTES 131072
 
 static AioContext *ctx;
 static QmpTarget target;
@@ -22,6 +27,9 @@ static RunState run;
 static Control *control;
 static char path[64];
 static unsigned nb_halts, nb_goes;
+static const char *disk_id;
+static MemDisk disk;
+static IOThread *iothread;
 static bool quit_seen, frozen; /* frozen: requests of the run state are not carried out */
 
 static void halt_cb(void *opaque)
@@ -59,7 +67,7 @@ static void poll_once(void)
     aio_poll(ctx, false);
 }
 
-static void setup(void)
+static main_fn void setup(void)
 {
     Error err;
 
@@ -71,6 +79,12 @@ static void setup(void)
     qmp_target_init(&target);
     run_state_init(&run, &ops, NULL);
     target.run = &run;
+    mem_open(&disk, &(MemConfig){ .length_bytes = DISK_BYTES, .honours_fua = true });
+    iothread = iothread_create("io0", NULL, &err);
+    ASSERT_TRUE(iothread != NULL);
+    target.iothreads = &iothread;
+    target.nb_iothreads = 1;
+    disk_id = blk_id(qmp_target_add_disk(&target, disk.blk)->blk);
     snprintf(path, sizeof(path), "/tmp/penstock-test-control.%d", (int)getpid());
     control = control_create(path, &target, &err);
     ASSERT_TRUE(control != NULL);
@@ -78,12 +92,14 @@ static void setup(void)
     run_state_launch(&run);
 }
 
-static void teardown(void)
+static main_fn void teardown(void)
 {
     run_state_end(&run);
     control_stop(control);
     qmp_target_finish(&target);
     control_destroy(take_ptr(&control));
+    mem_close(&disk);
+    iothread_unref(iothread);
     run_state_finish(&run);
     EXPECT_TRUE(access(path, F_OK) < 0);
     aio_context_set_main(NULL);
@@ -548,6 +564,246 @@ TEST(control, more_clients_than_there_may_be_wait_for_others_to_go)
             peer_close(&peers[i]);
         }
     }
+    teardown();
+}
+
+/* --- disks --- */
+
+/* Send a command with arguments in the manner of json_pack(). */
+static void command(Peer *peer, const char *name, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    json_t *message = json_pack("{s:s, s:o}", "execute", name, "arguments",
+                                json_vpack_ex(NULL, 0, fmt, ap));
+    char *text = json_dumps(message, 0);
+
+    va_end(ap);
+    ASSERT_TRUE(text != NULL);
+    say(peer, text);
+    free(text);
+    json_decref(message);
+}
+
+/* Of the only disk in the last answer. */
+static const json_t *of_disk(const Peer *peer, const char *key)
+{
+    return json_object_get(json_array_get(json_object_get(peer->message, "return"), 0), key);
+}
+
+static const char *node_driver(const Peer *peer, unsigned index)
+{
+    const char *name = json_string_value(
+        json_object_get(json_array_get(of_disk(peer, "x-nodes"), index), "driver"));
+
+    return name ? name : "(none)";
+}
+
+static json_int_t limit(const Peer *peer, const char *name)
+{
+    return json_integer_value(json_object_get(of_disk(peer, "inserted"), name));
+}
+
+static void query_block(Peer *peer)
+{
+    command(peer, "query-block", "{}");
+    EXPECT_RETURN(peer);
+    EXPECT_EQ(json_array_size(json_object_get(peer->message, "return")), 1);
+    EXPECT_STREQ(json_string_value(of_disk(peer, "device")), disk_id);
+}
+
+TEST(control_block, a_disk_is_resized)
+{
+    Peer peer;
+
+    setup();
+    peer_begin(&peer);
+    command(&peer, "block_resize", "{s:s, s:i}", "device", disk_id, "size", DISK_BYTES / 2);
+    EXPECT_RETURN(&peer);
+    EXPECT_EQ(blk_length(disk.blk), DISK_BYTES / 2);
+    query_block(&peer);
+    EXPECT_EQ(json_integer_value(json_object_get(
+                  json_object_get(of_disk(&peer, "inserted"), "image"), "virtual-size")),
+              DISK_BYTES / 2);
+    command(&peer, "block_resize", "{s:s, s:i}", "node-name", bdrv_id(blk_node(disk.blk)), "size",
+            DISK_BYTES);
+    EXPECT_RETURN(&peer);
+    EXPECT_EQ(blk_length(disk.blk), DISK_BYTES);
+    command(&peer, "block_resize", "{s:s, s:i}", "device", disk_id, "size", 1000);
+    ASSERT_TRUE(hear(&peer));
+    EXPECT_STREQ(heard(&peer, "error", "class"), "GenericError");
+    command(&peer, "block_resize", "{s:s, s:i}", "device", "d9", "size", 512);
+    EXPECT_ERROR(&peer, "DeviceNotFound", "there is no disk 'd9'");
+    command(&peer, "block_resize", "{s:s, s:i}", "node-name", "n9", "size", 512);
+    EXPECT_ERROR(&peer, "DeviceNotFound", "there is no node 'n9'");
+    command(&peer, "block_resize", "{s:i}", "size", 512);
+    EXPECT_ERROR(&peer, "GenericError", "one of device and node-name says which disk");
+    command(&peer, "block_resize", "{s:s, s:i}", "device", disk_id, "size", -512);
+    EXPECT_ERROR(&peer, "GenericError",
+                 "block_resize: argument 'size' is not a number of bytes");
+    command(&peer, "block_resize", "{s:s}", "device", disk_id);
+    EXPECT_ERROR(&peer, "GenericError", "block_resize: argument 'size' is missing");
+    EXPECT_EQ(blk_length(disk.blk), DISK_BYTES);
+    peer_close(&peer);
+    teardown();
+}
+
+TEST(control_block, a_throttle_comes_changes_and_goes)
+{
+    Peer peer;
+
+    setup();
+    peer_begin(&peer);
+    command(&peer, "block_set_io_throttle", "{s:s, s:i, s:i, s:i, s:i}", "device", disk_id,
+            "iops", 100, "bps_rd", 4096, "bps_rd_max", 8192, "bps_rd_max_length", 3);
+    EXPECT_RETURN(&peer);
+    query_block(&peer);
+    EXPECT_STREQ(node_driver(&peer, 0), "throttle");
+    EXPECT_EQ(limit(&peer, "iops"), 100);
+    EXPECT_EQ(limit(&peer, "bps_rd"), 4096);
+    EXPECT_EQ(limit(&peer, "bps_rd_max"), 8192);
+    EXPECT_EQ(limit(&peer, "bps_rd_max_length"), 3);
+    command(&peer, "block_set_io_throttle", "{s:s, s:i}", "id", disk_id, "iops_wr", 7);
+    EXPECT_RETURN(&peer);
+    query_block(&peer);
+    EXPECT_STREQ(node_driver(&peer, 0), "throttle");
+    EXPECT_STREQ(node_driver(&peer, 1), "mem");
+    EXPECT_EQ(limit(&peer, "iops"), 0);
+    EXPECT_EQ(limit(&peer, "bps_rd"), 0);
+    EXPECT_EQ(limit(&peer, "iops_wr"), 7);
+    command(&peer, "block_set_io_throttle", "{s:s, s:i, s:s}", "device", disk_id, "iops", 5,
+            "group", "slow");
+    EXPECT_RETURN(&peer);
+    command(&peer, "block_set_io_throttle", "{s:s}", "device", disk_id);
+    EXPECT_RETURN(&peer);
+    query_block(&peer);
+    EXPECT_STREQ(node_driver(&peer, 0), "mem");
+    peer_close(&peer);
+    teardown();
+}
+
+TEST(control_block, limits_that_cannot_be_leave_no_filter)
+{
+    Peer peer;
+
+    setup();
+    peer_begin(&peer);
+    command(&peer, "block_set_io_throttle", "{s:s, s:i, s:i}", "device", disk_id, "iops", 100,
+            "iops_max", 50);
+    ASSERT_TRUE(hear(&peer));
+    EXPECT_STREQ(heard(&peer, "error", "class"), "GenericError");
+    query_block(&peer);
+    EXPECT_STREQ(node_driver(&peer, 0), "mem");
+    peer_close(&peer);
+    teardown();
+}
+
+TEST(control_block, faults_are_added_counted_and_removed)
+{
+    char buf[512];
+    Peer peer;
+
+    setup();
+    peer_begin(&peer);
+    command(&peer, "x-fault-add", "{s:s, s:s, s:s, s:i}", "device", disk_id, "op", "write",
+            "error", "ENOSPC", "count", 1);
+    EXPECT_RETURN(&peer);
+    EXPECT_EQ(json_integer_value(
+                  json_object_get(json_object_get(peer.message, "return"), "rule")),
+              0);
+    command(&peer, "x-fault-add", "{s:s, s:s, s:s}", "device", disk_id, "op", "read", "error",
+            "EIO");
+    EXPECT_RETURN(&peer);
+    memset(buf, 1, sizeof(buf));
+    EXPECT_EQ(run_write(disk.blk, 0, 512, buf, 0), -ENOSPC);
+    EXPECT_EQ(run_write(disk.blk, 0, 512, buf, 0), 0);
+    EXPECT_EQ(run_read(disk.blk, 0, 512, buf), -EIO);
+    command(&peer, "x-query-faults", "{s:s}", "device", disk_id);
+    EXPECT_RETURN(&peer);
+    const json_t *rules = json_object_get(peer.message, "return");
+    EXPECT_EQ(json_array_size(rules), 2);
+    EXPECT_EQ(json_integer_value(json_object_get(json_array_get(rules, 0), "matched")), 2);
+    EXPECT_EQ(json_integer_value(json_object_get(json_array_get(rules, 0), "struck")), 1);
+    command(&peer, "x-fault-remove", "{s:s, s:i}", "device", disk_id, "rule", 1);
+    EXPECT_RETURN(&peer);
+    EXPECT_EQ(run_read(disk.blk, 0, 512, buf), 0);
+    command(&peer, "x-fault-remove", "{s:s, s:i}", "device", disk_id, "rule", 0);
+    EXPECT_RETURN(&peer);
+    query_block(&peer);
+    EXPECT_STREQ(node_driver(&peer, 0), "mem");
+    command(&peer, "x-fault-remove", "{s:s, s:i}", "device", disk_id, "rule", 0);
+    ASSERT_TRUE(hear(&peer));
+    EXPECT_STREQ(heard(&peer, "error", "class"), "GenericError");
+    command(&peer, "x-fault-add", "{s:s, s:s}", "device", disk_id, "op", "erase");
+    ASSERT_TRUE(hear(&peer));
+    EXPECT_STREQ(heard(&peer, "error", "class"), "GenericError");
+    query_block(&peer);
+    EXPECT_STREQ(node_driver(&peer, 0), "mem");
+    peer_close(&peer);
+    teardown();
+}
+
+TEST(control_block, a_change_waits_for_requests_and_queries_do_not_wait_for_it)
+{
+    char buf[512];
+    Peer one, other;
+
+    setup();
+    peer_begin(&one);
+    peer_begin(&other);
+    Request request = { .blk = disk.blk, .kind = REQ_READ, .len_bytes = 512, .buf = buf };
+    atomic_store(&disk.yield, MEM_YIELD_PARK);
+    request_start(&request, ctx);
+    command(&one, "block_resize", "{s:s, s:i}", "device", disk_id, "size", DISK_BYTES / 2);
+    for (unsigned i = 0; i < 20; i++) {
+        poll_once();
+    }
+    EXPECT_EQ(blk_length(disk.blk), DISK_BYTES);
+    command(&other, "query-status", "{}");
+    EXPECT_RETURN(&other);
+    command(&other, "stop", "{}");
+    EXPECT_EVENT(&other, "STOP");
+    EXPECT_RETURN(&other);
+    peer_close(&one); /* who asked is gone, the change comes all the same */
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release_all(&disk);
+    while (blk_length(disk.blk) != DISK_BYTES / 2) {
+        poll_once();
+    }
+    EXPECT_EQ(request.ret, 0);
+    peer_close(&other);
+    teardown();
+}
+
+/* --- IOThreads --- */
+
+TEST(control_iothread, polling_is_asked_for_and_set)
+{
+    Peer peer;
+    IOThreadInfo info;
+
+    setup();
+    peer_begin(&peer);
+    command(&peer, "iothread-set", "{s:s, s:i, s:i}", "id", "io0", "poll-max-ns", 4000,
+            "poll-grow", 4);
+    EXPECT_RETURN(&peer);
+    iothread_query(iothread, &info);
+    EXPECT_EQ(info.params.poll_max_ns, 4000);
+    EXPECT_EQ(info.params.poll_grow, 4);
+    command(&peer, "iothread-set", "{s:s, s:I}", "id", "io0", "poll-max-ns",
+            (json_int_t)1000000001);
+    EXPECT_ERROR(&peer, "GenericError",
+                 "iothread-set: poll-max-ns=1000000001 is above 1000000000");
+    command(&peer, "iothread-set", "{s:s}", "id", "io7");
+    EXPECT_ERROR(&peer, "DeviceNotFound", "there is no iothread 'io7'; there are: io0");
+    command(&peer, "query-iothreads", "{}");
+    EXPECT_RETURN(&peer);
+    EXPECT_STREQ(json_string_value(of_disk(&peer, "id")), "io0");
+    EXPECT_EQ(json_integer_value(of_disk(&peer, "poll-max-ns")), 4000);
+    EXPECT_EQ(json_integer_value(of_disk(&peer, "poll-grow")), 4);
+    EXPECT_TRUE(json_string_length(of_disk(&peer, "x-cpus")) > 0);
+    peer_close(&peer);
     teardown();
 }
 
