@@ -93,6 +93,7 @@ void test_device_init(TestDevice *dev, Guest *guest, unsigned nb_queues, unsigne
     memset(dev, 0, sizeof(*dev));
     guest_init(guest, 4 << 20);
     ASSERT_EQ(vdev_init(&dev->vdev, &test_ops, "test", &guest->gm, nb_queues, queue_size, &err), 0);
+    vdev_offer_packed(&dev->vdev);
     guest_transport_init(&dev->transport, &dev->vdev);
 }
 

@@ -189,8 +189,9 @@ TEST(vdev, features_are_read_in_two_halves_and_nothing_else)
     EXPECT_EQ(vdev_features_read(&dev.vdev, 0),
               FEATURE(VIRTIO_RING_F_INDIRECT_DESC) | FEATURE(VIRTIO_RING_F_EVENT_IDX) |
                   FEATURE(TEST_DEVICE_FEATURE) | FEATURE(TEST_DEVICE_FEATURE_BAD));
-    EXPECT_EQ(vdev_features_read(&dev.vdev, 1),
-              FEATURE(VIRTIO_F_VERSION_1 - 32) | FEATURE(VIRTIO_F_RING_RESET - 32));
+    EXPECT_EQ(vdev_features_read(&dev.vdev, 1), FEATURE(VIRTIO_F_VERSION_1 - 32) |
+                                                    FEATURE(VIRTIO_F_RING_PACKED - 32) |
+                                                    FEATURE(VIRTIO_F_RING_RESET - 32));
     EXPECT_EQ(vdev_features_read(&dev.vdev, 2), 0);
     EXPECT_EQ(vdev_features_read(&dev.vdev, UINT32_MAX), 0);
     EXPECT_EQ(vdev_driver_features_read(&dev.vdev, 2), 0);
