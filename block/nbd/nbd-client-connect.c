@@ -6,7 +6,8 @@
  * so nobody waits for longer than he wants to because of somebody else.
  *
  * A new connection is of use only if the export is what it was: requests were split and flagged
- * according to what the first connection said.
+ * according to what the first connection said. Its length alone may be another one: whoever uses
+ * the client is told, and what lies behind the end is for the server to refuse meanwhile.
  *
  * Attempts follow each other after a pause that doubles; a reply to a request sets it back. So a
  * server that takes connections and breaks them is not asked without end.
@@ -17,6 +18,7 @@
 #define PAUSE_MAX_NS    (1000 * (int64_t)1000000)
 #define ATTEMPT_NS      (30 * (int64_t)1000000000) /* of a connection when nothing else limits it */
 #define LATE_ATTEMPT_NS (2 * (int64_t)1000000000)  /* of one after the time for waiting is up */
+#define MORE_NS         (2 * (int64_t)1000000000)  /* of the second one and those after it */
 #define LEAVE_NS        ((int64_t)1000000000)
 
 /* --- one attempt --- */
@@ -28,9 +30,6 @@
 /* Why @now does not do where @first did, NULL when it does. */
 static const char *changed(const NbdExport *first, const NbdExport *now, bool several)
 {
-    if (now->length_bytes < first->length_bytes) {
-        return "the export is shorter than it was";
-    }
     if ((first->flags & RELIED_FLAGS) & ~now->flags) {
         return "the export lacks what it had";
     }
@@ -108,6 +107,7 @@ static co_fn int attempt(NbdConn *conn, bool first, int64_t deadline_ns, Error *
     if (first) {
         client->export = export;
     }
+    atomic_store(&client->length_bytes, export.length_bytes);
     conn->export = export;
     conn->buf_first = conn->buf_end = 0;
     pthread_mutex_lock(&conn->lock);
@@ -126,7 +126,8 @@ int conn_co_open(NbdConn *conn, int64_t deadline_ns, Error *err)
 
     for (;;) {
         int64_t now_ns = aio_now_ns();
-        int64_t limit_ns = deadline_ns > now_ns ? deadline_ns : now_ns + ATTEMPT_NS;
+        int64_t limit_ns =
+            deadline_ns > now_ns ? deadline_ns : now_ns + (first ? ATTEMPT_NS : MORE_NS);
         Error reason;
 
         if (attempt(conn, first, limit_ns, &reason) == 0) {
@@ -185,10 +186,17 @@ static co_fn bool pause_before_attempt(NbdConn *conn, int64_t deadline_ns)
     return !atomic_load(&conn->client->given_up);
 }
 
-static void plan_next_attempt(NbdConn *conn)
+static void grow_pause(NbdConn *conn)
 {
     pthread_mutex_lock(&conn->lock);
     conn->pause_ns = conn->pause_ns ? MIN(conn->pause_ns * 2, PAUSE_MAX_NS) : PAUSE_FIRST_NS;
+    pthread_mutex_unlock(&conn->lock);
+}
+
+/* From the end of this attempt on: those who waited for it meanwhile need none of their own. */
+static void plan_next_attempt(NbdConn *conn)
+{
+    pthread_mutex_lock(&conn->lock);
     conn->next_attempt_ns = aio_now_ns() + conn->pause_ns;
     pthread_mutex_unlock(&conn->lock);
 }
@@ -214,20 +222,27 @@ static co_fn int reconnect(NbdConn *conn)
     pthread_mutex_unlock(&conn->lock);
     clear_away(conn, deadline_ns);
     for (;;) {
+        uint64_t length_bytes = nbd_client_length(conn->client);
         int64_t limit_ns;
+        int ret;
 
         if (!pause_before_attempt(conn, deadline_ns)) {
             return -EIO;
         }
-        plan_next_attempt(conn);
+        grow_pause(conn);
         limit_ns = MAX(deadline_ns, aio_now_ns() + LATE_ATTEMPT_NS);
         pthread_mutex_lock(&conn->lock);
         if (!atomic_load(&conn->client->given_up)) {
             channel_cancel_init(&conn->cancel);
         }
         pthread_mutex_unlock(&conn->lock);
-        if (attempt(conn, false, limit_ns, &err) == 0) {
+        ret = attempt(conn, false, limit_ns, &err);
+        plan_next_attempt(conn);
+        if (ret == 0) {
             tell(conn, NULL);
+            if (nbd_client_length(conn->client) != length_bytes) {
+                conn->client->params.resized(conn->client->params.opaque);
+            }
             return 0;
         }
         tell(conn, err.msg);
@@ -276,17 +291,19 @@ void conn_co_leave(NbdConn *conn)
     }
 }
 
-int nbd_client_co_probe(NbdClient *client, NbdExport *ret_export, Error *err)
+int nbd_client_co_probe(NbdClient *client, Error *err)
 {
     uint8_t buf[NBD_EXTENDED_REQUEST_BYTES];
     NbdRequest req = { .type = NBD_CMD_DISC };
-    Channel *ch = connect_once(client, NULL, aio_now_ns() + ATTEMPT_NS, ret_export, err);
+    NbdExport export;
+    Channel *ch = connect_once(client, NULL, aio_now_ns() + ATTEMPT_NS, &export, err);
 
     if (!ch) {
         return err && err->code < 0 ? err->code : -EIO;
     }
+    atomic_store(&client->length_bytes, export.length_bytes);
     channel_set_deadline(ch, CHANNEL_WRITE, aio_now_ns() + LEAVE_NS);
-    if (channel_co_write_full(ch, buf, nbd_request_encode(buf, ret_export->headers, &req)) == 0) {
+    if (channel_co_write_full(ch, buf, nbd_request_encode(buf, export.headers, &req)) == 0) {
         (void)channel_co_half_close(ch);
     }
     channel_unref(ch);

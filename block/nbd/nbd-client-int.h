@@ -94,6 +94,7 @@ typedef struct NbdConn {
 struct NbdClient {
     NbdClientParams params;
     NbdExport export;
+    _Atomic uint64_t length_bytes; /* of the export, as was told last */
     unsigned nb_conns;
     NbdConn *conns[NBD_CONNECTIONS_MAX];
     _Atomic bool given_up; /* seq_cst: set before conns are woken, looked at before they sleep */

@@ -25,6 +25,8 @@
  *   (4) When somebody waits and the connection is up, somebody reads or has been woken to read.
  *   (5) When the state becomes DOWN the channel is shut down next, so that reader and writer come
  *       back; it is dropped when no slot is taken (nbd-client-connect.c).
+ *   (6) nbd_client_give_up() says so before it looks, under the lock, who is in flight; a request
+ *       looks, under the lock, whether it was said before it takes a slot. So none is left behind.
  */
 #include "block/nbd/nbd-client.h"
 
@@ -358,22 +360,22 @@ static NbdConn *choose_conn(NbdClient *client)
 static co_fn int acquire(NbdConn *conn, NbdPending *p)
 {
     for (;;) {
-        bool up, taken = false;
-        int ret;
+        int ret = -ENOTCONN;
 
         pthread_mutex_lock(&conn->lock);
-        up = conn->state == NBD_CONN_UP;
-        if (up) {
-            taken = take_slot(conn, p);
+        if (atomic_load(&conn->client->given_up)) {
+            ret = -EIO; /* it may have looked already who is in flight here: invariant (6) */
+        } else if (conn->state == NBD_CONN_UP) {
+            ret = take_slot(conn, p) ? 0 : -ENOMEM;
         }
         pthread_mutex_unlock(&conn->lock);
-        if (up) {
-            return taken ? 0 : -ENOMEM;
+        if (ret == -ENOTCONN) {
+            ret = conn_co_reopen(conn);
+            if (ret == 0) {
+                continue;
+            }
         }
-        ret = conn_co_reopen(conn);
-        if (ret < 0) {
-            return ret;
-        }
+        return ret;
     }
 }
 
@@ -542,6 +544,11 @@ void nbd_client_destroy(NbdClient *client)
 const NbdExport *nbd_client_export(const NbdClient *client)
 {
     return &client->export;
+}
+
+uint64_t nbd_client_length(const NbdClient *client)
+{
+    return atomic_load(&client->length_bytes);
 }
 
 unsigned nbd_client_nb_connections(const NbdClient *client)

@@ -36,6 +36,10 @@ typedef struct NbdClientParams {
     unsigned nb_connections; /* at most; one unless the server says that several are coherent */
     int64_t reconnect_delay_ns;
     int64_t open_timeout_ns; /* try for so long at first; 0 = once */
+    /* A new connection has told another length, nbd_client_length(). Called by a request, in any
+     * context, before it goes on. */
+    void (*resized)(void *opaque);
+    void *opaque;
 } NbdClientParams;
 
 /*
@@ -47,11 +51,12 @@ NbdClient *nbd_client_create(const NbdClientParams *params, Error *err) NONNULL(
 void nbd_client_destroy(NbdClient *client);
 
 /* nbd_client_export - as it was when we first connected; each new connection has to offer as
- * much */
+ * much, but for the length */
 const NbdExport *nbd_client_export(const NbdClient *client) NONNULL(1);
-/* nbd_client_co_probe - as it is now, by a connection of its own. Any context. */
-co_fn int nbd_client_co_probe(NbdClient *client, NbdExport *ret_export, Error *err)
-    NONNULL(1, 2) WARN_UNUSED;
+/* nbd_client_length - in bytes, as the latest connection was told. Any thread. */
+uint64_t nbd_client_length(const NbdClient *client) NONNULL(1);
+/* nbd_client_co_probe - ask for the length again, by a connection of its own. Any context. */
+co_fn int nbd_client_co_probe(NbdClient *client, Error *err) NONNULL(1) WARN_UNUSED;
 unsigned nbd_client_nb_connections(const NbdClient *client) NONNULL(1);
 
 typedef struct NbdOp {

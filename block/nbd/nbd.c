@@ -15,6 +15,10 @@
  * tail that is shorter than the server's minimum block size cannot be addressed by any request and
  * is left out.
  *
+ * The protocol has no notice of a new length: a connection is told it at its beginning. When that
+ * was another one than before, the main thread drains the node, sets the length, and whoever uses
+ * the disk is told. Until then the server refuses what lies behind the end.
+ *
  * Drained sections wait for the requests in flight. Those that wait for a connection end by
  * reconnect-delay; when the server stays connected, but has said nothing for drain-timeout seconds,
  * they are given up.
@@ -44,7 +48,73 @@ typedef struct NbdState {
     int64_t drain_timeout_ns;
     AioTimer drain_timer; /* main */
     uint64_t drain_replies;
+    _Atomic bool resized; /* the length is to be looked at */
 } NbdState;
+
+/* --- a new length --- */
+
+/* Of the disk, from that of the export; like that a multiple of the request's alignment. */
+static uint64_t disk_bytes(const NbdState *s)
+{
+    return ALIGN_UP(s->export_bytes, (uint64_t)SECTOR_BYTES);
+}
+
+/* What the client knows; -EMEDIUMTYPE and unchanged when that cannot be a disk's. */
+static int take_length(BlockNode *node)
+{
+    NbdState *s = node->state;
+    uint64_t export_bytes =
+        ALIGN_DOWN(nbd_client_length(s->client), (uint64_t)node->limits.request_alignment);
+
+    if (export_bytes == 0) {
+        return -EMEDIUMTYPE;
+    }
+    s->export_bytes = export_bytes;
+    return 0;
+}
+
+static void resize_entry(void *opaque)
+{
+    BlockNode *node = opaque;
+    NbdState *s = node->state;
+
+    assert_in_coroutine();
+    bdrv_drained_begin(node);
+    atomic_store(&s->resized, false);
+    if (take_length(node) == 0) {
+        bdrv_set_length(node, disk_bytes(s));
+        log_info("nbd", "'%s': the length is %" PRIu64 " bytes now", node->name, disk_bytes(s));
+    } else {
+        log_warn("nbd", "'%s': the server says that nothing is left of the disk", node->name);
+    }
+    bdrv_drained_end(node);
+    bdrv_unref(node);
+}
+
+/* Main. The coroutine has a reference instead of being counted: it waits for what is counted. */
+static void resize_bh(void *opaque)
+{
+    BlockNode *node = opaque;
+    Coroutine *co = co_create(resize_entry, node);
+
+    if (co) {
+        bdrv_ref(node);
+        co_enter(co);
+    }
+    bdrv_activity_end(node);
+}
+
+/* Any context; in a request, so that the node is not closed. */
+static void look_at_length(void *opaque)
+{
+    BlockNode *node = opaque;
+    NbdState *s = node->state;
+
+    atomic_store(&s->resized, true);
+    if (bdrv_activity_begin(node)) {
+        aio_bh_schedule_oneshot(aio_main(), resize_bh, node);
+    } /* else nbd_drained_end() comes here again: that section waits for the request */
+}
 
 /* --- open --- */
 
@@ -96,12 +166,6 @@ static void fill_limits(BlockNode *node, const NbdExport *export)
     };
 }
 
-/* Of the disk, from that of the export; like that a multiple of the request's alignment. */
-static uint64_t disk_bytes(const NbdState *s)
-{
-    return ALIGN_UP(s->export_bytes, (uint64_t)SECTOR_BYTES);
-}
-
 static int settle(BlockNode *node, NbdState *s, const char *what, Error *err)
 {
     const NbdExport *export = nbd_client_export(s->client);
@@ -111,14 +175,13 @@ static int settle(BlockNode *node, NbdState *s, const char *what, Error *err)
                          node->name);
     }
     fill_limits(node, export);
-    s->export_bytes = ALIGN_DOWN(export->length_bytes, (uint64_t) export->sizes.min_bytes);
-    if (s->export_bytes == 0) {
+    if (take_length(node) < 0) {
         return error_set(err, -EMEDIUMTYPE, "%s: '%s' has %" PRIu64 " bytes: too few for a disk",
-                         what, node->name, export->length_bytes);
+                         what, node->name, nbd_client_length(s->client));
     }
-    if (s->export_bytes != export->length_bytes) {
+    if (s->export_bytes != nbd_client_length(s->client)) {
         log_info("nbd", "'%s': the last %" PRIu64 " bytes are less than a block and left out",
-                 node->name, export->length_bytes - s->export_bytes);
+                 node->name, nbd_client_length(s->client) - s->export_bytes);
     }
     atomic_store(&node->length_bytes, disk_bytes(s));
     if (node->cache == BLK_CACHE_AUTO) {
@@ -148,6 +211,8 @@ static int start_client(BlockNode *node, NbdState *s, NbdClientParams *params, c
     params->uri = &s->uri;
     params->creds = s->creds;
     params->name = node->name;
+    params->resized = look_at_length;
+    params->opaque = node;
     s->client = nbd_client_create(params, &reason);
     if (!s->client) {
         /* -EINVAL is for options that are wrong. */
@@ -214,6 +279,9 @@ static void nbd_drained_end(BlockNode *node)
 
     aio_timer_disarm(&s->drain_timer);
     nbd_client_go_on(s->client);
+    if (atomic_load(&s->resized)) {
+        look_at_length(node);
+    }
 }
 
 /* --- requests --- */
@@ -391,19 +459,15 @@ static co_fn int nbd_co_block_status(BlockNode *node, uint64_t offset_bytes, uin
 static co_fn int nbd_co_get_length(BlockNode *node, uint64_t *ret_length_bytes)
 {
     NbdState *s = node->state;
-    uint32_t alignment = node->limits.request_alignment;
-    NbdExport export;
-    int ret = nbd_client_co_probe(s->client, &export, NULL);
+    int ret = nbd_client_co_probe(s->client, NULL);
 
-    if (ret < 0) {
-        return ret;
+    if (ret == 0) {
+        ret = take_length(node);
     }
-    if (ALIGN_DOWN(export.length_bytes, (uint64_t)alignment) == 0) {
-        return -EMEDIUMTYPE;
+    if (ret == 0) {
+        *ret_length_bytes = disk_bytes(s);
     }
-    s->export_bytes = ALIGN_DOWN(export.length_bytes, (uint64_t)alignment);
-    *ret_length_bytes = disk_bytes(s);
-    return 0;
+    return ret;
 }
 
 const BlockDriver bdrv_nbd = {
