@@ -123,13 +123,12 @@ static int worker_start(void)
 {
     pthread_attr_t attr;
     pthread_t thread;
-    sigset_t all, saved;
+    sigset_t saved;
 
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attr, WORKER_STACK_BYTES);
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &saved);
+    thread_block_signals(&saved);
     int ret = -pthread_create(&thread, &attr, worker_thread, NULL);
 
     pthread_sigmask(SIG_SETMASK, &saved, NULL);

@@ -56,15 +56,14 @@ static void *iothread_thread(void *opaque)
 static int start_thread(IOThread *iot, const cpu_set_t *cpus)
 {
     pthread_attr_t attr;
-    sigset_t all, saved;
+    sigset_t saved;
     int ret = pthread_attr_init(&attr);
 
     if (ret == 0 && cpus) {
         ret = pthread_attr_setaffinity_np(&attr, sizeof(*cpus), cpus);
     }
     if (ret == 0) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_BLOCK, &all, &saved);
+        thread_block_signals(&saved);
         ret = pthread_create(&iot->thread, &attr, iothread_thread, iot);
         pthread_sigmask(SIG_SETMASK, &saved, NULL);
     }

@@ -29,6 +29,18 @@ void thread_use_main_cpus(void)
     }
 }
 
+void thread_block_signals(sigset_t *ret_saved)
+{
+    static const int own[] = { SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP };
+    sigset_t set;
+
+    sigfillset(&set);
+    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+        sigdelset(&set, own[i]);
+    }
+    pthread_sigmask(SIG_BLOCK, &set, ret_saved);
+}
+
 void thread_set_name(const char *fmt, ...)
 {
     char name[NAME_BYTES];

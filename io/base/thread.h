@@ -12,6 +12,8 @@
 #ifndef IO_BASE_THREAD_H
 #define IO_BASE_THREAD_H
 
+#include <signal.h>
+
 #include "io/base/compiler.h"
 #include "io/base/tsa.h"
 
@@ -24,6 +26,13 @@ void assert_main(void) TSA(assert_capability(tsa_role_main));
 /* thread_use_main_cpus - run where the main thread may, not where the creator of this thread may:
  * for threads that are started by one that is bound to CPUs, but work for all */
 void thread_use_main_cpus(void);
+
+/*
+ * thread_block_signals - what a thread about to be created is to inherit: nothing interrupts it but
+ * what it causes itself (SIGBUS, SIGSEGV ...), for which there may be a handler, and which would end
+ * the process if it were blocked. The caller puts @ret_saved back by pthread_sigmask().
+ */
+void thread_block_signals(sigset_t *ret_saved) NONNULL(1);
 
 /* thread_set_name - what `top -H` shows; the first 15 bytes are kept */
 void thread_set_name(const char *fmt, ...) PRINTF(1, 2);
