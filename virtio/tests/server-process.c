@@ -174,22 +174,15 @@ static void become(const ServerProcess *server, CommandLine *line, pid_t parent)
     _exit(127);
 }
 
-static bool has_ended(ServerProcess *server)
-{
-    if (waitpid(server->pid, NULL, WNOHANG) == server->pid) {
-        server->pid = 0;
-        return true;
-    }
-    return false;
-}
-
 static void await_ready(ServerProcess *server)
 {
     struct pollfd poller = { .fd = server->notify_fd, .events = POLLIN };
     char text[64];
 
+    int status;
+
     for (int waited_ms = 0; poll(&poller, 1, 100) == 0; waited_ms += 100) {
-        if (has_ended(server) || waited_ms >= READY_MS) {
+        if (server_has_ended(server, &status) || waited_ms >= READY_MS) {
             AUTO_FREE char *log = server_log(server);
 
             test_fail_abort(__FILE__, __LINE__, "the server does not listen: %s", log);
@@ -229,13 +222,30 @@ void server_start(ServerProcess *server, unsigned nb_queues, const char *disk, c
 
 /* --- end --- */
 
+static int exit_code(int status)
+{
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
 static int reap(ServerProcess *server)
 {
     int status;
 
     ASSERT_EQ(waitpid(server->pid, &status, 0), server->pid);
     server->pid = 0;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return exit_code(status);
+}
+
+bool server_has_ended(ServerProcess *server, int *ret_status)
+{
+    int status;
+
+    if (waitpid(server->pid, &status, WNOHANG) != server->pid) {
+        return false;
+    }
+    server->pid = 0;
+    *ret_status = exit_code(status);
+    return true;
 }
 
 void server_kill(ServerProcess *server)

@@ -46,6 +46,10 @@ void server_kill(ServerProcess *server) NONNULL(1);
 /* server_stop - SIGTERM; what it exits with, or 128 and the signal that ended it */
 int server_stop(ServerProcess *server) NONNULL(1);
 
+/* server_has_ended - true when it did so by itself; what server_stop() would return is in
+ * *ret_status */
+bool server_has_ended(ServerProcess *server, int *ret_status) NONNULL(1, 2);
+
 /* What it has open, and mapped with other processes. */
 unsigned server_count_fds(const ServerProcess *server) NONNULL(1);
 unsigned server_count_shared_maps(const ServerProcess *server) NONNULL(1);

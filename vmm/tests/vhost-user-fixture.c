@@ -67,11 +67,23 @@ void fixture_finish(void)
     server_finish(&server);
 }
 
+static void expect_alive(void)
+{
+    int status;
+
+    if (server_has_ended(&server, &status)) {
+        AUTO_FREE char *log = server_log(&server);
+
+        test_fail_abort(__FILE__, __LINE__, "the server has ended with status %d: %s", status, log);
+    }
+}
+
 void fixture_await_idle(void)
 {
     unsigned fds = 0, maps = 0;
 
     for (int waited_ms = 0; waited_ms < AWAIT_MS; waited_ms++) {
+        expect_alive();
         fds = server_count_fds(&server);
         maps = server_count_shared_maps(&server);
         if (fds == idle_fds && maps == idle_maps) {
