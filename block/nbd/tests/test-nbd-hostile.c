@@ -1,304 +1,12 @@
 /*
  * test-nbd-hostile.c - the client against servers that do what the protocol forbids, one thing each
  *
- * The server is a coroutine of the test's own behind a real unix socket. It greets and negotiates
- * as told, then answers the first request it gets with what the test has put together, and all
- * later requests properly. The reaction is always: the connection is closed, that request fails
- * with -EIO or, with reconnect-delay, is sent again; and the next request works.
+ * nbd-test-server.h answers the first request with what the test has put together. The reaction is
+ * always: the connection is closed, that request fails with -EIO or, with reconnect-delay, is sent
+ * again; and the next request works.
  */
-#include "block/nbd/nbd-proto.h"
-#include "block/nbd/tests/nbd-test.h"
-#include "io/channel/channel-listener.h"
-
-#define LENGTH_BYTES (1u << 20)
-
-typedef struct Server Server;
-
-/* Answer @req; returns false when the connection is to be closed. */
-typedef bool HostileFn(Server *server, Channel *ch, const NbdRequest *req);
-
-struct Server {
-    ChannelListener *listener;
-    NbdHeaders headers;
-    HostileFn *hostile; /* for the first `nb_hostile` requests */
-    unsigned nb_hostile;
-    const char *greeting; /* instead of all else; NULL = none */
-    size_t greeting_bytes;
-    bool dribble; /* one byte at a time */
-    bool silent;  /* from the first request on nothing is answered */
-    unsigned nb_connections, nb_requests;
-    uint32_t go_option_bytes; /* GO is answered with this claimed length; 0 = properly */
-    NbdBlockSizes sizes;      /* min_bytes 0: not told */
-    uint64_t length_bytes;
-};
-
-static Server server;
-
-/* --- writing --- */
-
-static co_fn bool put(Channel *ch, const void *buf, size_t len_bytes)
-{
-    const uint8_t *bytes = buf;
-
-    if (!server.dribble) {
-        return channel_co_write_full(ch, buf, len_bytes) == 0;
-    }
-    for (size_t i = 0; i < len_bytes; i++) {
-        if (channel_co_write_full(ch, bytes + i, 1) < 0) {
-            return false;
-        }
-        aio_co_sleep_ns(1);
-    }
-    return true;
-}
-
-static co_fn bool put_option_reply(Channel *ch, uint32_t option, uint32_t type, const void *data,
-                                   uint32_t len_bytes)
-{
-    uint8_t header[NBD_OPTION_REPLY_BYTES];
-    NbdOptionReply reply = { option, type, len_bytes };
-
-    nbd_option_reply_encode(header, &reply);
-    return put(ch, header, sizeof(header)) && (!data || put(ch, data, len_bytes));
-}
-
-static co_fn bool put_chunk(Channel *ch, const NbdRequest *req, uint16_t flags, uint16_t type,
-                            const void *payload, uint64_t len_bytes)
-{
-    uint8_t header[NBD_REPLY_BYTES_MAX];
-    NbdReply reply = { .flags = flags,
-                       .type = type,
-                       .cookie = req->cookie,
-                       .offset_bytes = req->offset_bytes,
-                       .payload_bytes = len_bytes };
-    size_t header_bytes = nbd_reply_encode(header, server.headers, &reply);
-
-    return put(ch, header, header_bytes) && (!payload || put(ch, payload, len_bytes));
-}
-
-static co_fn bool put_simple(Channel *ch, uint64_t cookie, uint32_t error)
-{
-    uint8_t header[NBD_REPLY_BYTES_MAX];
-    NbdReply reply = { .simple = true, .cookie = cookie, .error = error };
-
-    return put(ch, header, nbd_reply_encode(header, NBD_HEADERS_SIMPLE, &reply));
-}
-
-static co_fn bool put_data(Channel *ch, const NbdRequest *req, uint16_t flags,
-                           uint64_t offset_bytes, uint32_t len_bytes)
-{
-    uint8_t *buf = malloc(8 + len_bytes);
-    bool ok;
-
-    nbd_put_be64(buf, offset_bytes);
-    memset(buf + 8, 'd', len_bytes);
-    ok = put_chunk(ch, req, flags, NBD_REPLY_TYPE_OFFSET_DATA, buf, 8 + len_bytes);
-    free(buf);
-    return ok;
-}
-
-static co_fn bool put_hole(Channel *ch, const NbdRequest *req, uint16_t flags,
-                           uint64_t offset_bytes, uint32_t len_bytes)
-{
-    uint8_t buf[NBD_OFFSET_HOLE_BYTES];
-
-    nbd_put_be64(buf, offset_bytes);
-    nbd_put_be32(buf + 8, len_bytes);
-    return put_chunk(ch, req, flags, NBD_REPLY_TYPE_OFFSET_HOLE, buf, sizeof(buf));
-}
-
-static co_fn bool put_status(Channel *ch, const NbdRequest *req, uint16_t flags, uint32_t context,
-                             uint32_t len_bytes)
-{
-    uint8_t buf[NBD_STATUS_BYTES + NBD_EXTENT_BYTES];
-
-    nbd_put_be32(buf, context);
-    nbd_put_be32(buf + 4, len_bytes);
-    nbd_put_be32(buf + 8, NBD_STATE_HOLE | NBD_STATE_ZERO);
-    return put_chunk(ch, req, flags, NBD_REPLY_TYPE_BLOCK_STATUS, buf, sizeof(buf));
-}
-
-/* As it should be. */
-static co_fn bool answer(Channel *ch, const NbdRequest *req)
-{
-    char buf[4096];
-
-    switch (req->type) {
-    case NBD_CMD_READ:
-        if (server.headers != NBD_HEADERS_SIMPLE) {
-            return put_data(ch, req, NBD_REPLY_FLAG_DONE, req->offset_bytes,
-                            (uint32_t)req->len_bytes);
-        }
-        memset(buf, 'd', sizeof(buf));
-        return put_simple(ch, req->cookie, 0) && put(ch, buf, req->len_bytes);
-    case NBD_CMD_BLOCK_STATUS:
-        return put_status(ch, req, NBD_REPLY_FLAG_DONE, 7, (uint32_t)req->len_bytes);
-    default:
-        return server.headers == NBD_HEADERS_EXTENDED
-                   ? put_chunk(ch, req, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, NULL, 0)
-                   : put_simple(ch, req->cookie, 0);
-    }
-}
-
-/* --- the server --- */
-
-static co_fn bool answer_go(Channel *ch)
-{
-    uint8_t info[NBD_INFO_BLOCK_SIZE_BYTES];
-    NbdExportInfo export = { server.length_bytes, NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
-                                                      NBD_FLAG_SEND_TRIM |
-                                                      NBD_FLAG_CAN_MULTI_CONN };
-
-    if (server.go_option_bytes) {
-        return put_option_reply(ch, NBD_OPT_GO, NBD_REP_INFO, NULL, server.go_option_bytes);
-    }
-    nbd_info_export_encode(info, &export);
-    if (!put_option_reply(ch, NBD_OPT_GO, NBD_REP_INFO, info, NBD_INFO_EXPORT_BYTES)) {
-        return false;
-    }
-    if (server.sizes.min_bytes) {
-        nbd_info_block_size_encode(info, &server.sizes);
-        if (!put_option_reply(ch, NBD_OPT_GO, NBD_REP_INFO, info, sizeof(info))) {
-            return false;
-        }
-    }
-    return put_option_reply(ch, NBD_OPT_GO, NBD_REP_ACK, NULL, 0);
-}
-
-static co_fn bool answer_option(Channel *ch, uint32_t option)
-{
-    static const char context[] = "\0\0\0\7base:allocation";
-
-    switch (option) {
-    case NBD_OPT_EXTENDED_HEADERS:
-        return put_option_reply(
-            ch, option, server.headers == NBD_HEADERS_EXTENDED ? NBD_REP_ACK : NBD_REP_ERR_UNSUP,
-            NULL, 0);
-    case NBD_OPT_STRUCTURED_REPLY:
-        return put_option_reply(
-            ch, option, server.headers == NBD_HEADERS_STRUCTURED ? NBD_REP_ACK : NBD_REP_ERR_UNSUP,
-            NULL, 0);
-    case NBD_OPT_SET_META_CONTEXT:
-        return put_option_reply(ch, option, NBD_REP_META_CONTEXT, context, sizeof(context) - 1) &&
-               put_option_reply(ch, option, NBD_REP_ACK, NULL, 0);
-    default:
-        return answer_go(ch);
-    }
-}
-
-static co_fn bool negotiate(Channel *ch)
-{
-    uint8_t buf[NBD_META_QUERY_BYTES_MAX];
-    NbdOptionHeader option = { 0 };
-
-    nbd_greeting_encode(buf, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
-    if (!put(ch, buf, NBD_GREETING_BYTES) ||
-        channel_co_read_full(ch, buf, NBD_CLIENT_FLAGS_BYTES) != 1) {
-        return false;
-    }
-    do {
-        if (channel_co_read_full(ch, buf, NBD_OPTION_BYTES) != 1 ||
-            nbd_option_decode(buf, &option) < 0 || option.len_bytes > sizeof(buf) ||
-            (option.len_bytes && channel_co_read_full(ch, buf, option.len_bytes) != 1) ||
-            !answer_option(ch, option.option)) {
-            return false;
-        }
-    } while (option.option != NBD_OPT_GO);
-    return true;
-}
-
-static co_fn bool receive(Channel *ch, NbdRequest *req)
-{
-    static uint8_t buf[LENGTH_BYTES];
-
-    if (channel_co_read_full(ch, buf, nbd_request_bytes(server.headers)) != 1) {
-        return false;
-    }
-    ASSERT_EQ(nbd_request_decode(buf, server.headers, req), 0);
-    return req->type != NBD_CMD_WRITE || channel_co_read_full(ch, buf, req->len_bytes) == 1;
-}
-
-static co_fn void serve(Channel *ch)
-{
-    NbdRequest req;
-
-    if (server.greeting) {
-        char byte;
-
-        (void)put(ch, server.greeting, server.greeting_bytes);
-        (void)channel_co_half_close(ch);
-        while (channel_co_read(ch, &byte, 1) > 0) { /* whatever the client says */
-        }
-        return;
-    }
-    if (!negotiate(ch)) {
-        return;
-    }
-    while (receive(ch, &req)) {
-        server.nb_requests++;
-        if (req.type == NBD_CMD_DISC) {
-            return;
-        }
-        if (server.silent) {
-            continue;
-        }
-        if (server.nb_hostile > 0) {
-            server.nb_hostile--;
-            if (!server.hostile(&server, ch, &req)) {
-                return;
-            }
-        } else if (!answer(ch, &req)) {
-            return;
-        }
-    }
-}
-
-static void connection_entry(Channel *ch, void *opaque)
-{
-    assert_in_coroutine();
-    server.nb_connections++;
-    serve(ch);
-    channel_unref(ch);
-}
-
-/* --- set-up --- */
-
-static const char *sock(void)
-{
-    return test_text("%s/sock", test_dir());
-}
-
-static main_fn AioContext *server_start(NbdHeaders headers, HostileFn *hostile)
-{
-    AioContext *main = main_start();
-    ChannelListenerParams params = { .connection = connection_entry };
-    SocketAddress addr;
-    Error err;
-
-    server = (Server){ .headers = headers,
-                       .hostile = hostile,
-                       .nb_hostile = hostile ? 1 : 0,
-                       .length_bytes = LENGTH_BYTES };
-    ASSERT_EQ(socket_address_set_unix(&addr, sock(), &err), 0);
-    server.listener = channel_listener_create(&addr, &params, &err);
-    ASSERT_TRUE(server.listener != NULL);
-    channel_listener_start(server.listener);
-    return main;
-}
-
-static void idle_entry(void *opaque)
-{
-    assert_in_coroutine();
-    EXPECT_EQ(channel_listener_co_wait_idle(server.listener, -1), 0);
-}
-
-static main_fn void server_stop(AioContext *main)
-{
-    channel_listener_stop(server.listener);
-    aio_co_run_sync(main, idle_entry, NULL);
-    channel_listener_unref(server.listener);
-    main_finish(main);
-}
+#include "block/nbd/tests/nbd-test-server.h"
+#include "io/channel/tests/tls-files.h"
 
 static int run(BlockBackend *blk, RequestKind kind)
 {
@@ -322,10 +30,10 @@ static int run(BlockBackend *blk, RequestKind kind)
 
 /* The request that is answered so fails and costs the connection; the next one works over a new
  * one. With reconnect-delay it does not even fail. */
-static main_fn void expect_closed(NbdHeaders headers, HostileFn *hostile, RequestKind kind)
+static main_fn void expect_closed(NbdHeaders headers, SpecialFn *special, RequestKind kind)
 {
-    AioContext *main = server_start(headers, hostile);
-    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", sock());
+    AioContext *main = server_start(headers, special);
+    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", server_path());
 
     EXPECT_EQ(run(blk, kind), -EIO);
     EXPECT_EQ(server.nb_connections, 1);
@@ -333,9 +41,9 @@ static main_fn void expect_closed(NbdHeaders headers, HostileFn *hostile, Reques
     EXPECT_EQ(server.nb_connections, 2);
     blk_close(blk);
 
-    server.nb_hostile = 1;
+    server.nb_special = 1;
     server.nb_connections = 0;
-    blk = disk_open("nbd+unix:///?socket=%s,reconnect-delay=20", sock());
+    blk = disk_open("nbd+unix:///?socket=%s,reconnect-delay=20", server_path());
     EXPECT_EQ(run(blk, kind), 0);
     EXPECT_EQ(server.nb_connections, 2);
     blk_close(blk);
@@ -343,7 +51,7 @@ static main_fn void expect_closed(NbdHeaders headers, HostileFn *hostile, Reques
 }
 
 #define CLOSED(headers_, kind_, sentence, ...)                                                     \
-    static bool hostile_##sentence(Server *srv, Channel *ch, const NbdRequest *req)                \
+    static bool hostile_##sentence(Channel *ch, const NbdRequest *req)                             \
     {                                                                                              \
         assert_in_coroutine();                                                                     \
         __VA_ARGS__                                                                                \
@@ -455,43 +163,138 @@ CLOSED(STRUCTURED, REQ_STATUS, a_long_block_status_with_short_headers, {
     return put_chunk(ch, req, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
                      "\0\0\0\7\0\0\0\1\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\0\0", 24);
 })
+CLOSED(STRUCTURED, REQ_STATUS, a_block_status_of_two_extents, {
+    return put_chunk(ch, req, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_BLOCK_STATUS,
+                     "\0\0\0\7\0\0\2\0\0\0\0\0\0\0\2\0\0\0\0\1", 20);
+})
+CLOSED(EXTENDED, REQ_STATUS, a_block_status_of_no_extent, {
+    return put_chunk(ch, req, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
+                     "\0\0\0\7\0\0\0\0", 8);
+})
+CLOSED(EXTENDED, REQ_STATUS, a_block_status_that_miscounts_its_extents, {
+    return put_chunk(ch, req, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
+                     "\0\0\0\7\xff\xff\xff\xff\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\0\0", 24);
+})
+CLOSED(STRUCTURED, REQ_READ, data_without_an_end, {
+    (void)put_data(ch, req, 0, req->offset_bytes, 4096);
+    return false;
+})
 CLOSED(STRUCTURED, REQ_READ, a_block_status_for_a_read,
        { return put_status(ch, req, NBD_REPLY_FLAG_DONE, 7, 4096); })
 
 /* --- endings in the middle --- */
 
-static unsigned cut_bytes;
-
-/* The first bytes of a proper reply, then the end. */
-static bool cut_short(Server *srv, Channel *ch, const NbdRequest *req)
+static bool in_parts(Channel *ch, const NbdRequest *req)
 {
-    uint8_t buf[NBD_REPLY_BYTES_MAX + 8 + 16];
-    NbdReply reply = { .flags = NBD_REPLY_FLAG_DONE,
-                       .type = NBD_REPLY_TYPE_OFFSET_DATA,
-                       .cookie = req->cookie,
-                       .offset_bytes = req->offset_bytes,
-                       .payload_bytes = 8 + req->len_bytes };
-    size_t len_bytes = nbd_reply_encode(buf, server.headers, &reply);
-
     assert_in_coroutine();
-    nbd_put_be64(buf + len_bytes, req->offset_bytes);
-    memset(buf + len_bytes + 8, 'd', 16);
-    (void)put(ch, buf, cut_bytes);
-    return false;
+    return put_data(ch, req, 0, req->offset_bytes, 16) &&
+           put_hole(ch, req, 0, req->offset_bytes + 16, 4064) &&
+           put_data(ch, req, 0, req->offset_bytes + 4080, 16) &&
+           put_chunk(ch, req, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, NULL, 0);
+}
+
+static bool with_an_error(Channel *ch, const NbdRequest *req)
+{
+    assert_in_coroutine();
+    return put_chunk(ch, req, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_ERROR_OFFSET,
+                     "\0\0\0\x1c\0\2no\0\0\0\0\0\0\x20\0", 16);
+}
+
+static bool properly(Channel *ch, const NbdRequest *req)
+{
+    assert_in_coroutine();
+    return answer(ch, req);
+}
+
+static int run_plain(BlockBackend *blk, RequestKind kind)
+{
+    static char buf[4096];
+    uint64_t len_bytes;
+    int ret = request_run(&(Request){ .blk = blk,
+                                      .kind = kind,
+                                      .offset_bytes = 8192,
+                                      .len_bytes = sizeof(buf),
+                                      .buf = buf,
+                                      .ret_len_bytes = &len_bytes });
+
+    return MIN(ret, 0);
+}
+
+/* The reply is cut off after 0, 1, 2, ... bytes, until it is whole; returns its length. */
+static main_fn unsigned cut_reply(BlockBackend *blk, RequestKind kind, int whole)
+{
+    for (unsigned cut = 0; cut < 8192; cut += cut < 128 ? 1 : 397) {
+        unsigned before = server.nb_connections;
+        int ret;
+
+        server.nb_special = 1;
+        server.cut_bytes = cut;
+        ret = run_plain(blk, kind);
+        cut -= server.cut_bytes;
+        if (server.cut_bytes > 0) {
+            EXPECT_EQ(ret, whole);
+            EXPECT_EQ(server.nb_connections, before);
+            server.cut_bytes = SERVER_NO_CUT;
+            return cut;
+        }
+        server.cut_bytes = SERVER_NO_CUT;
+        EXPECT_EQ(run(blk, REQ_READ), 0);
+        if (ret == whole) {
+            return cut;
+        }
+        EXPECT_EQ(ret, -EIO);
+        EXPECT_EQ(server.nb_connections, before + 1);
+    }
+    return 0;
 }
 
 TEST(nbd_hostile, an_end_in_the_middle_of_any_field_fails_the_request_alone)
 {
-    for (NbdHeaders h = NBD_HEADERS_STRUCTURED; h <= NBD_HEADERS_EXTENDED; h++) {
-        AioContext *main = server_start(h, cut_short);
-        BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", sock());
+    static const struct {
+        NbdHeaders headers;
+        SpecialFn *special;
+        RequestKind kind;
+        int whole;
+        unsigned len_bytes;
+    } cases[] = {
+        { NBD_HEADERS_SIMPLE, properly, REQ_FLUSH, 0, 16 },
+        { NBD_HEADERS_SIMPLE, properly, REQ_READ, 0, 16 + 4096 },
+        { NBD_HEADERS_STRUCTURED, properly, REQ_READ, 0, 20 + 8 + 4096 },
+        { NBD_HEADERS_STRUCTURED, in_parts, REQ_READ, 0, 2 * (20 + 8 + 16) + 20 + 12 + 20 },
+        { NBD_HEADERS_STRUCTURED, with_an_error, REQ_READ, -ENOSPC, 20 + 16 },
+        { NBD_HEADERS_STRUCTURED, properly, REQ_STATUS, 0, 20 + 12 },
+        { NBD_HEADERS_EXTENDED, properly, REQ_FLUSH, 0, 32 },
+        { NBD_HEADERS_EXTENDED, in_parts, REQ_READ, 0, 2 * (32 + 8 + 16) + 32 + 12 + 32 },
+        { NBD_HEADERS_EXTENDED, with_an_error, REQ_READ, -ENOSPC, 32 + 16 },
+        { NBD_HEADERS_EXTENDED, properly, REQ_STATUS, 0, 32 + 24 },
+    };
 
-        for (cut_bytes = 0; cut_bytes < 20 + 8 + 16; cut_bytes++) {
-            server.nb_hostile = 1;
-            EXPECT_EQ(run(blk, REQ_READ), -EIO);
-            EXPECT_EQ(run(blk, REQ_READ), 0);
-        }
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        AioContext *main = server_start(cases[i].headers, cases[i].special);
+        BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", server_path());
+
+        EXPECT_EQ(cut_reply(blk, cases[i].kind, cases[i].whole), cases[i].len_bytes);
         blk_close(blk);
+        server_stop(main);
+    }
+}
+
+TEST(nbd_hostile, an_end_in_the_middle_of_the_handshake_is_told)
+{
+    for (NbdHeaders h = NBD_HEADERS_SIMPLE; h <= NBD_HEADERS_EXTENDED; h++) {
+        AioContext *main = server_start(h, NULL);
+        Error err = { 0 };
+        unsigned cut = 0;
+
+        for (server.cut_bytes = 0;
+             disk_try(test_text("nbd+unix:///?socket=%s", server_path()), &err) < 0;
+             server.cut_bytes = ++cut) {
+            EXPECT_EQ(err.code, -ECONNRESET);
+            EXPECT_TRUE(strstr(err.msg, "closed the connection") != NULL);
+            ASSERT_LT(cut, 1000);
+        }
+        EXPECT_EQ(server.cut_bytes, 0);
+        EXPECT_GE(cut, 18 + 3 * 20 + 12);
         server_stop(main);
     }
 }
@@ -503,10 +306,11 @@ TEST(nbd_hostile, one_byte_at_a_time_is_slow_and_right)
         BlockBackend *blk;
 
         server.dribble = true;
-        blk = disk_open("nbd+unix:///?socket=%s", sock());
+        blk = disk_open("nbd+unix:///?socket=%s", server_path());
         EXPECT_EQ(run(blk, REQ_READ), 0);
         EXPECT_EQ(run(blk, REQ_WRITE), 0);
         EXPECT_EQ(run(blk, REQ_FLUSH), 0);
+        EXPECT_EQ(run(blk, REQ_STATUS), 0);
         EXPECT_EQ(server.nb_connections, 1);
         blk_close(blk);
         server_stop(main);
@@ -515,7 +319,7 @@ TEST(nbd_hostile, one_byte_at_a_time_is_slow_and_right)
 
 /* --- allowed, and easily got wrong --- */
 
-static bool in_any_order(Server *srv, Channel *ch, const NbdRequest *req)
+static bool in_any_order(Channel *ch, const NbdRequest *req)
 {
     uint64_t at = req->offset_bytes;
 
@@ -529,7 +333,7 @@ static bool in_any_order(Server *srv, Channel *ch, const NbdRequest *req)
 TEST(nbd_hostile, parts_in_any_order_make_a_read)
 {
     AioContext *main = server_start(NBD_HEADERS_STRUCTURED, in_any_order);
-    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", sock());
+    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", server_path());
 
     EXPECT_EQ(run(blk, REQ_READ), 0);
     EXPECT_EQ(server.nb_connections, 1);
@@ -537,7 +341,7 @@ TEST(nbd_hostile, parts_in_any_order_make_a_read)
     server_stop(main);
 }
 
-static bool error_after_data(Server *srv, Channel *ch, const NbdRequest *req)
+static bool error_after_data(Channel *ch, const NbdRequest *req)
 {
     assert_in_coroutine();
     return put_data(ch, req, 0, req->offset_bytes, 4096) &&
@@ -548,7 +352,7 @@ static bool error_after_data(Server *srv, Channel *ch, const NbdRequest *req)
 TEST(nbd_hostile, an_error_behind_all_the_data_fails_the_read_and_keeps_the_connection)
 {
     AioContext *main = server_start(NBD_HEADERS_STRUCTURED, error_after_data);
-    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", sock());
+    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", server_path());
 
     EXPECT_EQ(run(blk, REQ_READ), -ENOSPC);
     EXPECT_EQ(run(blk, REQ_READ), 0);
@@ -557,7 +361,114 @@ TEST(nbd_hostile, an_error_behind_all_the_data_fails_the_read_and_keeps_the_conn
     server_stop(main);
 }
 
-static bool shuts_down(Server *srv, Channel *ch, const NbdRequest *req)
+TEST(nbd_hostile, a_hole_in_a_read_is_zeroes)
+{
+    AioContext *main = server_start(NBD_HEADERS_STRUCTURED, in_parts);
+    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", server_path());
+    char buf[4096];
+
+    memset(buf, 'x', sizeof(buf));
+    EXPECT_EQ(run_read(blk, 0, sizeof(buf), buf), 0);
+    EXPECT_EQ(buf[15], 'd');
+    EXPECT_EQ(buf[16], 0);
+    EXPECT_TRUE(memcmp(buf + 16, buf + 17, 4063) == 0);
+    EXPECT_EQ(buf[4080], 'd');
+    blk_close(blk);
+    server_stop(main);
+}
+
+static NbdRequest held;
+
+/* The first one waits for the second one; then they are answered chunk by chunk in turn. */
+static bool in_turn(Channel *ch, const NbdRequest *req)
+{
+    assert_in_coroutine();
+    if (server.nb_special > 0) {
+        held = *req;
+        return true;
+    }
+    return put_data(ch, req, 0, req->offset_bytes + 2048, 2048) &&
+           put_hole(ch, &held, 0, held.offset_bytes, 2048) &&
+           put_data(ch, req, NBD_REPLY_FLAG_DONE, req->offset_bytes, 2048) &&
+           put_data(ch, &held, 0, held.offset_bytes + 2048, 2048) &&
+           put_chunk(ch, &held, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, NULL, 0);
+}
+
+TEST(nbd_hostile, chunks_of_two_reads_may_come_in_turn)
+{
+    AioContext *main = server_start(NBD_HEADERS_EXTENDED, in_turn);
+    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s", server_path());
+    static char buf[2][4096];
+    Request req[2];
+
+    server.nb_special = 2;
+    for (unsigned i = 0; i < 2; i++) {
+        memset(buf[i], 'x', sizeof(buf[i]));
+        req[i] = (Request){
+            .blk = blk, .kind = REQ_READ, .offset_bytes = i * 4096, .len_bytes = 4096, .buf = buf[i]
+        };
+        request_start(&req[i], main);
+    }
+    AIO_WAIT_WHILE(main, !req[0].done || !req[1].done);
+    EXPECT_EQ(req[0].ret, 0);
+    EXPECT_EQ(req[1].ret, 0);
+    EXPECT_EQ(buf[0][0], 0);
+    EXPECT_EQ(buf[0][2047], 0);
+    EXPECT_EQ(buf[0][2048], 'd');
+    EXPECT_EQ(buf[0][4095], 'd');
+    EXPECT_EQ(buf[1][0], 'd');
+    EXPECT_EQ(buf[1][4095], 'd');
+    EXPECT_EQ(server.nb_connections, 1);
+    blk_close(blk);
+    server_stop(main);
+}
+
+static bool twice(Channel *ch, const NbdRequest *req)
+{
+    assert_in_coroutine();
+    return answer(ch, req) && answer(ch, req);
+}
+
+TEST(nbd_hostile, a_whole_reply_that_comes_twice_costs_the_connection_and_not_the_request)
+{
+    for (NbdHeaders h = NBD_HEADERS_SIMPLE; h <= NBD_HEADERS_EXTENDED; h++) {
+        AioContext *main = server_start(h, twice);
+        BlockBackend *blk = disk_open("nbd+unix:///?socket=%s,reconnect-delay=20", server_path());
+
+        EXPECT_EQ(run(blk, REQ_READ), 0);
+        EXPECT_EQ(run(blk, REQ_READ), 0);
+        EXPECT_EQ(server.nb_connections, 2);
+        blk_close(blk);
+        server_stop(main);
+    }
+}
+
+/* Nothing at first; then, over another connection, to the request of the first one. */
+static bool late(Channel *ch, const NbdRequest *req)
+{
+    assert_in_coroutine();
+    if (server.nb_connections == 1) {
+        held = *req;
+        return false;
+    }
+    return answer(ch, &held);
+}
+
+TEST(nbd_hostile, a_reply_to_a_request_of_an_earlier_connection_closes_the_connection)
+{
+    for (NbdHeaders h = NBD_HEADERS_SIMPLE; h <= NBD_HEADERS_EXTENDED; h++) {
+        AioContext *main = server_start(h, late);
+        BlockBackend *blk = disk_open("nbd+unix:///?socket=%s,reconnect-delay=20", server_path());
+
+        server.nb_special = 2;
+        EXPECT_EQ(run(blk, REQ_READ), 0);
+        EXPECT_EQ(server.nb_connections, 3);
+        blk_close(blk);
+        server_stop(main);
+    }
+}
+
+static bool shuts_down(Channel *ch, const NbdRequest *req)
 {
     assert_in_coroutine();
     return put_simple(ch, req->cookie, NBD_ESHUTDOWN);
@@ -566,11 +477,46 @@ static bool shuts_down(Server *srv, Channel *ch, const NbdRequest *req)
 TEST(nbd_hostile, a_server_that_shuts_down_is_left_in_order_and_the_request_sent_again)
 {
     AioContext *main = server_start(NBD_HEADERS_SIMPLE, shuts_down);
-    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s,reconnect-delay=20", sock());
+    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s,reconnect-delay=20", server_path());
 
     EXPECT_EQ(run(blk, REQ_READ), 0);
     EXPECT_EQ(server.nb_connections, 2);
     EXPECT_EQ(server.nb_requests, 3); /* the read, good-bye, the read */
+    blk_close(blk);
+    server_stop(main);
+}
+
+/* The first one gets its answer though the second one is told that it is too late. */
+static bool shuts_down_after(Channel *ch, const NbdRequest *req)
+{
+    assert_in_coroutine();
+    if (server.nb_special > 0) {
+        held = *req;
+        return true;
+    }
+    return put_simple(ch, req->cookie, NBD_ESHUTDOWN) && answer(ch, &held);
+}
+
+TEST(nbd_hostile, a_server_that_shuts_down_still_answers_what_it_had)
+{
+    AioContext *main = server_start(NBD_HEADERS_SIMPLE, shuts_down_after);
+    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s,reconnect-delay=20", server_path());
+    Request req[2];
+    static char buf[512];
+
+    server.nb_special = 2;
+    for (unsigned i = 0; i < 2; i++) {
+        req[i] = (Request){ .blk = blk, .kind = REQ_WRITE, .len_bytes = 512, .buf = buf };
+        request_start(&req[i], main);
+    }
+    AIO_WAIT_WHILE(main, !req[0].done || !req[1].done);
+    EXPECT_EQ(req[0].ret, 0);
+    EXPECT_EQ(req[1].ret, 0);
+    /* two writes, good-bye, the second one again */
+    EXPECT_EQ(server.nb_requests, 4);
+    EXPECT_EQ(server.seen[2].req.type, NBD_CMD_DISC);
+    EXPECT_EQ(server.seen[2].connection, 0);
+    EXPECT_EQ(server.seen[3].connection, 1);
     blk_close(blk);
     server_stop(main);
 }
@@ -581,7 +527,7 @@ static main_fn void expect_refused(const char *word)
 {
     Error err = { 0 };
 
-    EXPECT_LT(disk_try(test_text("nbd+unix:///?socket=%s", sock()), &err), 0);
+    EXPECT_LT(disk_try(test_text("nbd+unix:///?socket=%s", server_path()), &err), 0);
     if (!strstr(err.msg, word)) {
         test_fail(__FILE__, __LINE__, "\"%s\" has no \"%s\" in it", err.msg, word);
     }
@@ -628,6 +574,155 @@ TEST(nbd_hostile, an_answer_to_go_that_claims_4_gigabytes_is_refused)
     server_stop(main);
 }
 
+TEST(nbd_hostile, a_server_that_will_not_go_on_is_refused_with_its_own_words)
+{
+    AioContext *main = server_start(NBD_HEADERS_STRUCTURED, NULL);
+
+    server.go_error = NBD_REP_ERR_SHUTDOWN;
+    expect_refused("shutting down: sorry");
+    server.go_error = NBD_REP_ERR_BLOCK_SIZE_REQD;
+    expect_refused("sorry");
+    server.go_error = NBD_REP_ERROR_BIT + 1000;
+    expect_refused("unknown: sorry");
+    server_stop(main);
+}
+
+/* The greeting, an answer to EXTENDED_HEADERS, and replies of one kind without end. */
+static main_fn void expect_bounded(uint32_t option, uint32_t type, const char *word)
+{
+    static uint8_t text[16384];
+    bool context = option == NBD_OPT_SET_META_CONTEXT;
+    NbdOptionReply reply = { NBD_OPT_EXTENDED_HEADERS, NBD_REP_ACK, 0 };
+    size_t at = NBD_GREETING_BYTES;
+
+    nbd_greeting_encode(text, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
+    nbd_option_reply_encode(text + at, &reply);
+    at += NBD_OPTION_REPLY_BYTES;
+    if (!context) {
+        reply = (NbdOptionReply){ NBD_OPT_SET_META_CONTEXT, NBD_REP_ACK, 0 };
+        nbd_option_reply_encode(text + at, &reply);
+        at += NBD_OPTION_REPLY_BYTES;
+    }
+    reply = (NbdOptionReply){ option, type, 6 };
+    while (at + NBD_OPTION_REPLY_BYTES + 6 <= sizeof(text)) {
+        nbd_option_reply_encode(text + at, &reply);
+        memcpy(text + at + NBD_OPTION_REPLY_BYTES, "\x7f\xff..ab", 6);
+        at += NBD_OPTION_REPLY_BYTES + 6;
+    }
+    server.greeting = (const char *)text;
+    server.greeting_bytes = at;
+    expect_refused(word);
+}
+
+TEST(nbd_hostile, answers_to_one_option_without_end_are_refused)
+{
+    AioContext *main = server_start(NBD_HEADERS_SIMPLE, NULL);
+
+    expect_bounded(NBD_OPT_SET_META_CONTEXT, NBD_REP_META_CONTEXT, "not a list of contexts");
+    expect_bounded(NBD_OPT_GO, NBD_REP_INFO, "too many answers");
+    server_stop(main);
+}
+
+/* --- TLS --- */
+
+static main_fn AioContext *tls_server_start(void)
+{
+    AioContext *main = server_start(NBD_HEADERS_SIMPLE, NULL);
+    Error err;
+
+    tls_files_make();
+    server.creds = tls_creds_create_psk(TLS_SERVER, tls_files_path("keys.psk"), NULL, &err);
+    ASSERT_TRUE(server.creds != NULL);
+    return main;
+}
+
+static const char *tls_disk(void)
+{
+    return test_text("nbds+unix://alice@/?socket=%s&tls-psk-file=%s", server_path(),
+                     tls_files_path("keys.psk"));
+}
+
+/* All that the client will ask for, answered in advance: a disk of somebody else's. */
+static size_t injected_handshake(uint8_t *text)
+{
+    static const uint32_t options[] = { NBD_OPT_EXTENDED_HEADERS, NBD_OPT_STRUCTURED_REPLY };
+    NbdExportInfo info = { 512, NBD_FLAG_HAS_FLAGS };
+    NbdOptionReply reply;
+    size_t at = 0;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+        reply = (NbdOptionReply){ options[i], NBD_REP_ERR_UNSUP, 0 };
+        nbd_option_reply_encode(text + at, &reply);
+        at += NBD_OPTION_REPLY_BYTES;
+    }
+    reply = (NbdOptionReply){ NBD_OPT_GO, NBD_REP_INFO, NBD_INFO_EXPORT_BYTES };
+    nbd_option_reply_encode(text + at, &reply);
+    at += NBD_OPTION_REPLY_BYTES;
+    nbd_info_export_encode(text + at, &info);
+    at += NBD_INFO_EXPORT_BYTES;
+    reply = (NbdOptionReply){ NBD_OPT_GO, NBD_REP_ACK, 0 };
+    nbd_option_reply_encode(text + at, &reply);
+    return at + NBD_OPTION_REPLY_BYTES;
+}
+
+TEST(nbd_hostile, plain_bytes_behind_the_answer_to_starttls_are_not_believed)
+{
+    AioContext *main = tls_server_start();
+    uint8_t text[256];
+    Error err = { 0 };
+    BlockBackend *blk = disk_open("%s", tls_disk());
+
+    /* as it should be: nothing but TLS follows the option, the server would choke on it */
+    EXPECT_EQ(blk_length(blk), SERVER_LENGTH_BYTES);
+    EXPECT_EQ(run(blk, REQ_READ), 0);
+    blk_close(blk);
+    server.injected = (const char *)text;
+    for (server.injected_bytes = injected_handshake(text); server.injected_bytes > 0;
+         server.injected_bytes /= 2) {
+        server.nb_options = 0;
+        EXPECT_LT(disk_try(tls_disk(), &err), 0);
+        EXPECT_TRUE(strstr(err.msg, "TLS handshake") != NULL);
+        EXPECT_EQ(server.nb_options, 1);
+    }
+    server_stop(main);
+    tls_files_remove();
+}
+
+/* Somebody in between answers STARTTLS with what would do for something else. */
+TEST(nbd_hostile, starttls_that_is_not_acknowledged_ends_it)
+{
+    static const struct {
+        uint32_t option, type, len_bytes;
+        const char *word;
+    } cases[] = {
+        { NBD_OPT_STARTTLS, NBD_REP_ERR_UNSUP, 0, "unsupported" },
+        { NBD_OPT_STARTTLS, NBD_REP_ERR_TLS_REQD, 0, "TLS is required" },
+        { NBD_OPT_STARTTLS, NBD_REP_ACK, 4, "neither" },
+        { NBD_OPT_STARTTLS, NBD_REP_INFO, 0, "neither" },
+        { NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK, 0, "another option" },
+        { NBD_OPT_GO, NBD_REP_ACK, 0, "another option" },
+    };
+    AioContext *main = tls_server_start();
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        uint8_t text[512] = { 0 };
+        NbdOptionReply reply = { cases[i].option, cases[i].type, cases[i].len_bytes };
+        Error err = { 0 };
+
+        nbd_greeting_encode(text, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
+        nbd_option_reply_encode(text + NBD_GREETING_BYTES, &reply);
+        injected_handshake(text + NBD_GREETING_BYTES + NBD_OPTION_REPLY_BYTES + cases[i].len_bytes);
+        server.greeting = (const char *)text;
+        server.greeting_bytes = sizeof(text);
+        EXPECT_LT(disk_try(tls_disk(), &err), 0);
+        if (!strstr(err.msg, cases[i].word)) {
+            test_fail(__FILE__, __LINE__, "\"%s\" has no \"%s\" in it", err.msg, cases[i].word);
+        }
+    }
+    server_stop(main);
+    tls_files_remove();
+}
+
 TEST(nbd_hostile, block_sizes_and_lengths_that_make_no_sense_are_refused)
 {
     AioContext *main = server_start(NBD_HEADERS_STRUCTURED, NULL);
@@ -639,62 +734,6 @@ TEST(nbd_hostile, block_sizes_and_lengths_that_make_no_sense_are_refused)
     expect_refused("bytes");
     server.length_bytes = 0;
     expect_refused("too few");
-    server_stop(main);
-}
-
-/* --- a server that says nothing --- */
-
-static main_fn void expect_drain_ends(const char *options)
-{
-    AioContext *main = server_start(NBD_HEADERS_STRUCTURED, NULL);
-    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s,drain-timeout=1,%s", sock(), options);
-    char buf[4][512];
-    Request req[4];
-
-    server.silent = true;
-    for (unsigned i = 0; i < 4; i++) {
-        req[i] = (Request){ .blk = blk, .kind = REQ_READ, .len_bytes = 512, .buf = buf[i] };
-        request_start(&req[i], main);
-    }
-    AIO_WAIT_WHILE(main, server.nb_requests < 4);
-    blk_drained_begin(blk);
-    for (unsigned i = 0; i < 4; i++) {
-        EXPECT_TRUE(req[i].done);
-        EXPECT_EQ(req[i].ret, -EIO);
-    }
-    blk_drained_end(blk);
-    server.silent = false;
-    EXPECT_EQ(run(blk, REQ_READ), 0);
-    blk_close(blk);
-    server_stop(main);
-}
-
-TEST(nbd_hostile, a_drained_section_ends_though_the_server_hangs)
-{
-    expect_drain_ends("reconnect-delay=0");
-}
-
-TEST(nbd_hostile, a_drained_section_ends_before_the_time_for_reconnecting)
-{
-    expect_drain_ends("reconnect-delay=3600");
-}
-
-TEST(nbd_hostile, a_drained_section_ends_while_requests_wait_for_a_connection)
-{
-    AioContext *main = server_start(NBD_HEADERS_STRUCTURED, cut_short);
-    BlockBackend *blk =
-        disk_open("nbd+unix:///?socket=%s,drain-timeout=1,reconnect-delay=3600", sock());
-    char buf[512];
-    Request req = { .blk = blk, .kind = REQ_READ, .len_bytes = 512, .buf = buf };
-
-    channel_listener_stop(server.listener);
-    request_start(&req, main);
-    AIO_WAIT_WHILE(main, server.nb_requests < 1);
-    blk_drained_begin(blk);
-    EXPECT_TRUE(req.done);
-    EXPECT_EQ(req.ret, -EIO);
-    blk_drained_end(blk);
-    blk_close(blk);
     server_stop(main);
 }
 
