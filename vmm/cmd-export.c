@@ -310,6 +310,7 @@ static main_fn int create_server(Export *export, Error *err)
     if (config->nb_uris > 0 && config->uris[0].tls) {
         params.tls = nbd_uri_load_creds(&config->uris[0], TLS_SERVER, err);
         if (!params.tls) {
+            export->usage = err->code == -EINVAL;
             return -EIO;
         }
     }
