@@ -8,7 +8,8 @@
  *
  * vhost-user-server.c: sockets, one client after the other, the end. vhost-user-session.c: one
  * client's requests. vhost-user-vring.c: rings, from what the client said of them to a queue that
- * runs. vhost-user-notice.c: what we tell the client unasked.
+ * runs. vhost-user-inflight.c, vhost-user-log.c: memory of the client's in which a queue's work is
+ * noted. vhost-user-notice.c: what we tell the client unasked.
  */
 #ifndef VIRTIO_VHOST_USER_INT_H
 #define VIRTIO_VHOST_USER_INT_H
@@ -17,12 +18,14 @@
 #include "virtio/vhost-user-memory.h"
 #include "virtio/vhost-user-msg.h"
 #include "virtio/vhost-user.h"
+#include "virtio/virtqueue-track.h"
 
 #define VHU_PROTOCOL_FEATURES                                                                      \
     (1ull << VHOST_USER_PROTOCOL_F_MQ | 1ull << VHOST_USER_PROTOCOL_F_REPLY_ACK |                  \
      1ull << VHOST_USER_PROTOCOL_F_BACKEND_REQ | 1ull << VHOST_USER_PROTOCOL_F_CONFIG |            \
      1ull << VHOST_USER_PROTOCOL_F_RESET_DEVICE | 1ull << VHOST_USER_PROTOCOL_F_STATUS |           \
-     1ull << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)
+     1ull << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |                                           \
+     1ull << VHOST_USER_PROTOCOL_F_LOG_SHMFD | 1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD)
 
 /* What a client has said of a ring. */
 typedef struct VhuVring {
@@ -32,6 +35,8 @@ typedef struct VhuVring {
     bool kick_given; /* since the ring was stopped last: that is what starts it */
     uint32_t size;
     VqBase base; /* while the queue is stopped */
+    bool base_ours; /* this session has stopped it there */
+    VqTracker tracker;
     int kick_fd, call_fd, err_fd; /* -1 = none */
 } VhuVring;
 
@@ -43,6 +48,16 @@ typedef struct VhuNotice {
     Coroutine *waiter; /* until it is not */
 } VhuNotice;
 
+typedef struct VhuInflight {
+    SharedMap map; /* not open: requests in flight are not kept */
+    unsigned nb_queues, queue_size;
+} VhuInflight;
+
+typedef struct VhuLog {
+    SharedMap map;
+    VqLog log;
+} VhuLog;
+
 typedef struct VhuSession {
     VhuServer *server;
     Channel *ch;
@@ -52,6 +67,8 @@ typedef struct VhuSession {
     uint8_t status;   /* as the client wrote it */
     bool lost;        /* memory has gone from below us */
     VhuVring vrings[VIRTIO_QUEUES_MAX];
+    VhuInflight inflight;
+    VhuLog log;
     VhuNotice notice;
 } VhuSession;
 
@@ -86,6 +103,8 @@ void vhu_vrings_init(VhuSession *session) NONNULL(1);
 /* vhu_vrings_co_update - start the queues that can be, stop those that must not be. -errno: one
  * cannot be started. */
 main_fn co_fn int vhu_vrings_co_update(VhuSession *session, Error *err) NONNULL(1) WARN_UNUSED;
+/* vhu_vrings_co_reset - stop all of them; they are as at first, but for call and err */
+main_fn co_fn void vhu_vrings_co_reset(VhuSession *session) NONNULL(1);
 /* vhu_vrings_co_stop - stop all of them and close their descriptors */
 main_fn co_fn void vhu_vrings_co_stop(VhuSession *session) NONNULL(1);
 /* vhu_vrings_co_park, vhu_vrings_co_unpark - the client's memory is changed in between; the rings
@@ -105,6 +124,24 @@ main_fn co_fn int vhu_vring_co_set_enable(VhuSession *session, VhuMsg *msg, Erro
 main_fn co_fn int vhu_vring_co_set_kick(VhuSession *session, VhuMsg *msg, Error *err);
 main_fn co_fn int vhu_vring_co_set_call(VhuSession *session, VhuMsg *msg, Error *err);
 main_fn co_fn int vhu_vring_co_set_err(VhuSession *session, VhuMsg *msg, Error *err);
+
+/* --- requests in flight, and the log --- */
+
+main_fn co_fn int vhu_inflight_co_get(VhuSession *session, VhuMsg *msg, Error *err);
+main_fn co_fn int vhu_inflight_co_set(VhuSession *session, VhuMsg *msg, Error *err);
+main_fn void vhu_inflight_close(VhuSession *session) NONNULL(1);
+/* vhu_inflight_begin - make the tracker of a queue that is about to start, and find its base: what
+ * another process has left is in both. Errors: -EINVAL region or base make no sense; -ENOMEM */
+int vhu_inflight_begin(VhuSession *session, unsigned index, VirtQueue *vq, Error *err)
+    NONNULL(1, 3) WARN_UNUSED;
+
+main_fn co_fn int vhu_log_co_set_base(VhuSession *session, VhuMsg *msg, Error *err);
+main_fn co_fn int vhu_log_co_set_fd(VhuSession *session, VhuMsg *msg, Error *err);
+main_fn void vhu_log_close(VhuSession *session) NONNULL(1);
+bool vhu_log_is_on(const VhuSession *session) NONNULL(1);
+/* vhu_log_apply - let the ring's tracker log what is to be logged; the queue is stopped or parked
+ */
+void vhu_log_apply(VhuSession *session, unsigned index) NONNULL(1);
 
 /* --- notices --- */
 

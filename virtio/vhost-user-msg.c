@@ -3,6 +3,8 @@
  */
 #include "virtio/vhost-user-msg.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 typedef struct RequestForm {
@@ -143,6 +145,31 @@ int vhu_msg_check(const VhuMsg *msg, Error *err)
         msg->fds.nb != fds_said(msg)) {
         return error_set(err, -EPROTO, "%s with %u descriptors", name, msg->fds.nb);
     }
+    return 0;
+}
+
+/* --- descriptors --- */
+
+static bool is_eventfd(int fd)
+{
+    char path[40], target[32];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    ssize_t len = readlink(path, target, sizeof(target));
+
+    return len == (ssize_t)strlen("anon_inode:[eventfd]") &&
+           memcmp(target, "anon_inode:[eventfd]", (size_t)len) == 0;
+}
+
+int vhu_msg_take_eventfd(VhuMsg *msg, int *ret_fd, Error *err)
+{
+    int fd = msg->fds.fds[0], flags = fcntl(fd, F_GETFL);
+
+    if (!is_eventfd(fd) || flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+        return error_set(err, -EINVAL, "%s with what is no eventfd",
+                         vhu_request_name(msg->hdr.request));
+    }
+    *ret_fd = take_fd(&msg->fds.fds[0]);
     return 0;
 }
 

@@ -42,6 +42,13 @@ co_fn int vhu_msg_co_reply(Channel *ch, uint32_t request, const void *payload, s
 /* vhu_msg_wants_ack - the client has asked for an answer to a request that has none of its own */
 bool vhu_msg_wants_ack(const VhuMsg *msg) NONNULL(1);
 
+/*
+ * vhu_msg_take_eventfd - the only descriptor that came with @msg, which has to be an eventfd; it is
+ * the caller's from here on, and made non-blocking (for the client, too)
+ * Errors: -EINVAL it is something else
+ */
+int vhu_msg_take_eventfd(VhuMsg *msg, int *ret_fd, Error *err) NONNULL(1, 2) WARN_UNUSED;
+
 /* vhu_request_name - for messages; "request" when it is unknown */
 const char *vhu_request_name(uint32_t request);
 

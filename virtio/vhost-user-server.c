@@ -87,6 +87,8 @@ static main_fn co_fn void session_end(VhuServer *server, VhuSession *session)
     vhu_vrings_co_stop(session);
     vdev_co_reset(server->vdev);
     vhu_notice_co_set_channel(session, NULL);
+    vhu_inflight_close(session);
+    vhu_log_close(session);
     vhu_memory_clear(&server->memory);
 }
 
@@ -98,6 +100,7 @@ co_fn void vhu_server_co_serve(VhuServer *server, Channel *ch)
     assert(!server->session);
     if (session && !server->stopping) {
         *session = (VhuSession){ .server = server, .ch = ch };
+        atomic_init(&session->log.log.fd, -1);
         vhu_vrings_init(session);
         server->session = session;
         server->nb_sessions++;

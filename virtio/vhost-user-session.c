@@ -12,10 +12,11 @@
 #include "virtio/vhost-user-int.h"
 
 #include <inttypes.h>
+#include <linux/vhost_types.h>
 #include <linux/virtio_config.h>
 #include <string.h>
 
-#define PROTOCOL_BITS (1ull << VHOST_USER_F_PROTOCOL_FEATURES)
+#define PROTOCOL_BITS (1ull << VHOST_USER_F_PROTOCOL_FEATURES | 1ull << VHOST_F_LOG_ALL)
 /* Bits that we would have to be told of in a way that there is not. */
 #define UNFIT_BITS (1ull << VIRTIO_F_RING_RESET)
 
@@ -38,6 +39,7 @@ static main_fn co_fn int get_features(VhuSession *session, VhuMsg *msg, Error *e
     return reply_u64(session, msg, features_offered(session));
 }
 
+/* Rings are stopped. */
 static co_fn void reset_device(VhuSession *session)
 {
     vdev_co_reset(session->server->vdev);
@@ -64,6 +66,17 @@ static co_fn void negotiate(VhuSession *session, uint64_t features)
     }
 }
 
+/* The log begins or ends with them. */
+static main_fn co_fn int take_features(VhuSession *session, uint64_t features, Error *err)
+{
+    int ret;
+
+    vhu_vrings_co_park(session);
+    session->features = features;
+    ret = vhu_vrings_co_unpark(session, err);
+    return ret < 0 ? ret : vhu_vrings_co_update(session, err);
+}
+
 static main_fn co_fn int set_features(VhuSession *session, VhuMsg *msg, Error *err)
 {
     uint64_t features = msg->payload.u64, device_bits = features & ~PROTOCOL_BITS;
@@ -78,8 +91,7 @@ static main_fn co_fn int set_features(VhuSession *session, VhuMsg *msg, Error *e
         }
         negotiate(session, device_bits);
     }
-    session->features = features;
-    return vhu_vrings_co_update(session, err);
+    return take_features(session, features, err);
 }
 
 static main_fn co_fn int get_protocol_features(VhuSession *session, VhuMsg *msg, Error *err)
@@ -109,24 +121,17 @@ static main_fn co_fn int set_owner(VhuSession *session, VhuMsg *msg, Error *err)
 
 /* --- status and resets --- */
 
-static main_fn co_fn int disable_rings(VhuSession *session, Error *err)
-{
-    for (unsigned i = 0; i < session->server->vdev->nb_queues; i++) {
-        session->vrings[i].enabled = false;
-        session->vrings[i].kick_given = false;
-    }
-    return vhu_vrings_co_update(session, err);
-}
-
+/* Deprecated: it used to mean that. */
 static main_fn co_fn int reset_owner(VhuSession *session, VhuMsg *msg, Error *err)
 {
-    return disable_rings(session, err);
+    vhu_vrings_co_reset(session);
+    return 0;
 }
 
-/* The client's memory stays. */
+/* What the client shares stays, and its eventfds that we write to. */
 static main_fn co_fn int reset(VhuSession *session, VhuMsg *msg, Error *err)
 {
-    vhu_vrings_co_stop(session);
+    vhu_vrings_co_reset(session);
     reset_device(session);
     return 0;
 }
@@ -262,6 +267,8 @@ static const Request requests[VHOST_USER_REQUEST_MAX] = {
     [VHOST_USER_SET_OWNER] = { set_owner },
     [VHOST_USER_RESET_OWNER] = { reset_owner },
     [VHOST_USER_SET_MEM_TABLE] = { set_mem_table },
+    [VHOST_USER_SET_LOG_BASE] = { vhu_log_co_set_base },
+    [VHOST_USER_SET_LOG_FD] = { vhu_log_co_set_fd },
     [VHOST_USER_SET_VRING_NUM] = { vhu_vring_co_set_num },
     [VHOST_USER_SET_VRING_ADDR] = { vhu_vring_co_set_addr },
     [VHOST_USER_SET_VRING_BASE] = { vhu_vring_co_set_base },
@@ -276,6 +283,8 @@ static const Request requests[VHOST_USER_REQUEST_MAX] = {
     [VHOST_USER_SET_BACKEND_REQ_FD] = { set_backend_req_fd },
     [VHOST_USER_GET_CONFIG] = { get_config },
     [VHOST_USER_SET_CONFIG] = { set_config },
+    [VHOST_USER_GET_INFLIGHT_FD] = { vhu_inflight_co_get },
+    [VHOST_USER_SET_INFLIGHT_FD] = { vhu_inflight_co_set },
     [VHOST_USER_RESET_DEVICE] = { reset },
     [VHOST_USER_GET_MAX_MEM_SLOTS] = { get_max_mem_slots },
     [VHOST_USER_ADD_MEM_REG] = { add_mem_reg },

@@ -20,17 +20,14 @@
  */
 #include "virtio/vhost-user-int.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/virtio_config.h>
-#include <stdio.h>
-#include <string.h>
 
 void vhu_vrings_init(VhuSession *session)
 {
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
-        session->vrings[i] = (VhuVring){ .kick_fd = -1, .call_fd = -1, .err_fd = -1 };
-        session->vrings[i].size = VQ_SIZE_MAX;
+        session->vrings[i] = (VhuVring){ .size = VQ_SIZE_MAX, .kick_fd = -1, .call_fd = -1,
+                                         .err_fd = -1 };
     }
 }
 
@@ -95,6 +92,26 @@ static int set_addresses(VhuSession *session, VirtQueue *vq, const VhuVring *vri
     return 0;
 }
 
+/* A queue with nothing to note has no tracker. Stopped or parked. */
+static void set_tracker(VhuSession *session, unsigned index)
+{
+    VqTracker *tracker = &session->vrings[index].tracker;
+    bool used = tracker->split || tracker->packed || tracker->log;
+
+    queue_of(session, index)->tracker = used ? tracker : NULL;
+}
+
+/* It is stopped: nothing of the client's stays with it. */
+static void forget_queue(VhuSession *session, unsigned index)
+{
+    VirtQueue *vq = queue_of(session, index);
+
+    vq->kick_fd = -1;
+    vq->tracker = NULL;
+    atomic_store(&vq->interrupt.fd, -1);
+    vq_tracker_finish(&session->vrings[index].tracker);
+}
+
 static co_fn int start_queue(VhuSession *session, unsigned index, Error *err)
 {
     VirtioDevice *vdev = session->server->vdev;
@@ -102,19 +119,23 @@ static co_fn int start_queue(VhuSession *session, unsigned index, Error *err)
     VhuVring *vring = &session->vrings[index];
     int ret = set_addresses(session, vq, vring, err);
 
-    if (ret < 0) {
+    if (ret < 0 || (ret = vhu_inflight_begin(session, index, vq, err)) < 0) {
         return ret;
     }
+    vhu_log_apply(session, index);
+    set_tracker(session, index);
     vdev_queue_set_size(vdev, vq, (uint16_t)MIN(vring->size, (uint32_t)vq->max_size));
     vq_set_base(vq, vring->base);
     vq->kick_fd = vring->kick_fd;
     vq->spins = vring->kick_fd < 0;
     atomic_store(&vq->interrupt.fd, vring->call_fd);
     ret = vdev_co_queue_start(vdev, vq, err);
-    if (ret == 0) {
-        signal_fd(vring->call_fd);
+    if (ret < 0) {
+        forget_queue(session, index);
+        return ret;
     }
-    return ret;
+    signal_fd(vring->call_fd);
+    return 0;
 }
 
 static co_fn void stop_queue(VhuSession *session, unsigned index)
@@ -125,8 +146,8 @@ static co_fn void stop_queue(VhuSession *session, unsigned index)
     if (vq->started) {
         vdev_co_queue_stop(session->server->vdev, vq);
         vring->base = vq_base(vq);
-        vq->kick_fd = -1;
-        atomic_store(&vq->interrupt.fd, -1);
+        vring->base_ours = true;
+        forget_queue(session, index);
     }
 }
 
@@ -147,17 +168,25 @@ co_fn int vhu_vrings_co_update(VhuSession *session, Error *err)
     return ret;
 }
 
-co_fn void vhu_vrings_co_stop(VhuSession *session)
+co_fn void vhu_vrings_co_reset(VhuSession *session)
 {
     for (unsigned i = 0; i < session->server->vdev->nb_queues; i++) {
         VhuVring *vring = &session->vrings[i];
 
         stop_queue(session, i);
         close_fd(&vring->kick_fd);
-        close_fd(&vring->call_fd);
-        close_fd(&vring->err_fd);
+        *vring = (VhuVring){ .size = VQ_SIZE_MAX, .base_ours = true, .kick_fd = -1,
+                             .call_fd = vring->call_fd, .err_fd = vring->err_fd };
     }
-    vhu_vrings_init(session);
+}
+
+co_fn void vhu_vrings_co_stop(VhuSession *session)
+{
+    vhu_vrings_co_reset(session);
+    for (unsigned i = 0; i < session->server->vdev->nb_queues; i++) {
+        close_fd(&session->vrings[i].call_fd);
+        close_fd(&session->vrings[i].err_fd);
+    }
 }
 
 bool vhu_vrings_any_started(const VhuSession *session)
@@ -189,6 +218,8 @@ co_fn int vhu_vrings_co_unpark(VhuSession *session, Error *err)
 
         if (vq->started) {
             ret = set_addresses(session, vq, &session->vrings[i], err);
+            vhu_log_apply(session, i);
+            set_tracker(session, i);
         }
     }
     /* Those that stay parked are stopped with the session. */
@@ -312,32 +343,14 @@ co_fn int vhu_vring_co_set_enable(VhuSession *session, VhuMsg *msg, Error *err)
 
 /* --- descriptors --- */
 
-static bool is_eventfd(int fd)
-{
-    char path[40], target[32];
-
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    ssize_t len = readlink(path, target, sizeof(target));
-
-    return len == (ssize_t)strlen("anon_inode:[eventfd]") &&
-           memcmp(target, "anon_inode:[eventfd]", (size_t)len) == 0;
-}
-
 /* The eventfd of a request, or -1 when the client says that there is none. */
-static int take_eventfd(VhuMsg *msg, unsigned index, int *ret_fd, Error *err)
+static int take_eventfd(VhuMsg *msg, int *ret_fd, Error *err)
 {
     if (msg->payload.u64 & VHOST_USER_VRING_NOFD_MASK) {
         *ret_fd = -1;
         return 0;
     }
-    int fd = msg->fds.fds[0], flags = fcntl(fd, F_GETFL);
-
-    if (!is_eventfd(fd) || flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
-        return error_set(err, -EINVAL, "%s of queue %u with what is no eventfd",
-                         vhu_request_name(msg->hdr.request), index);
-    }
-    *ret_fd = take_fd(&msg->fds.fds[0]);
-    return 0;
+    return vhu_msg_take_eventfd(msg, ret_fd, err);
 }
 
 static int find_and_take(VhuSession *session, VhuMsg *msg, VhuVring **ret_vring,
@@ -346,7 +359,7 @@ static int find_and_take(VhuSession *session, VhuMsg *msg, VhuVring **ret_vring,
     unsigned index = msg->payload.u64 & VHOST_USER_VRING_INDEX_MASK;
     int ret = find_vring(session, msg, index, ret_vring, ret_vq, err);
 
-    return ret < 0 ? ret : take_eventfd(msg, index, ret_fd, err);
+    return ret < 0 ? ret : take_eventfd(msg, ret_fd, err);
 }
 
 co_fn int vhu_vring_co_set_kick(VhuSession *session, VhuMsg *msg, Error *err)

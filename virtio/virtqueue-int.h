@@ -31,6 +31,8 @@ static inline void vq_store_load_barrier(void)
 int vring_split_setup(VirtQueue *vq, Error *err) NONNULL(1) WARN_UNUSED;
 VqBase vring_split_base(const VirtQueue *vq) NONNULL(1);
 int vring_split_pop(VirtQueue *vq, VqElem *elem) NONNULL(1, 2) WARN_UNUSED;
+/* vring_split_pop_left - the chain of @head, which was taken before the queue was started */
+int vring_split_pop_left(VirtQueue *vq, VqElem *elem, uint16_t head) NONNULL(1, 2) WARN_UNUSED;
 void vring_split_push(VirtQueue *vq, const VqElem *elem, uint32_t written_bytes) NONNULL(1, 2);
 void vring_split_publish(VirtQueue *vq) NONNULL(1);
 bool vring_split_wants_signal(VirtQueue *vq, uint16_t from, uint16_t to) NONNULL(1);
@@ -40,6 +42,10 @@ void vring_split_ask_kicks(VirtQueue *vq, bool on) NONNULL(1);
 int vring_packed_setup(VirtQueue *vq, Error *err) NONNULL(1) WARN_UNUSED;
 VqBase vring_packed_base(const VirtQueue *vq) NONNULL(1);
 int vring_packed_pop(VirtQueue *vq, VqElem *elem) NONNULL(1, 2) WARN_UNUSED;
+/* vring_packed_pop_left - the chain of these @nb descriptors, of our own memory, which was taken
+ * before the queue was started */
+int vring_packed_pop_left(VirtQueue *vq, VqElem *elem, const struct vring_packed_desc *desc,
+                          unsigned nb) NONNULL(1, 2, 3) WARN_UNUSED;
 void vring_packed_push(VirtQueue *vq, const VqElem *elem, uint32_t written_bytes) NONNULL(1, 2);
 void vring_packed_publish(VirtQueue *vq) NONNULL(1);
 bool vring_packed_wants_signal(VirtQueue *vq) NONNULL(1);

@@ -29,6 +29,7 @@
 #include <sys/mman.h>
 
 #include "virtio/virtio-device.h"
+#include "virtio/virtqueue-track.h"
 
 #define PACKED_BEGIN (1u << VRING_PACKED_EVENT_F_WRAP_CTR) /* slot 0 in the first lap */
 
@@ -302,6 +303,16 @@ static inline unsigned in_flight(const VirtQueue *vq)
     return atomic_load_explicit(&vq->in_flight, memory_order_relaxed);
 }
 
+static inline bool ring_has_work(VirtQueue *vq)
+{
+    return vring_has_work(vq) || (unlikely(vq->tracker) && vq_tracker_has_work(vq->tracker));
+}
+
+static inline int ring_pop(VirtQueue *vq, VqElem *elem)
+{
+    return unlikely(vq->tracker) ? vq_tracker_pop(vq, elem) : vring_pop(vq, elem);
+}
+
 VqElem *vq_pop(VirtQueue *vq)
 {
     VqElem *elem = vq->free_elems;
@@ -310,12 +321,12 @@ VqElem *vq_pop(VirtQueue *vq)
         return NULL;
     }
     if (unlikely(!elem)) {
-        if (vring_has_work(vq)) {
+        if (ring_has_work(vq)) {
             vq_break(vq, "more chains made available than the queue holds");
         }
         return NULL;
     }
-    if (vring_pop(vq, elem) <= 0) {
+    if (ring_pop(vq, elem) <= 0) {
         return NULL;
     }
     vq->free_elems = elem->next_free;
@@ -339,7 +350,11 @@ static inline void elem_free(VirtQueue *vq, VqElem *elem)
 
 static void publish(VirtQueue *vq)
 {
-    vring_publish(vq);
+    if (unlikely(vq->tracker)) {
+        vq_tracker_publish(vq);
+    } else {
+        vring_publish(vq);
+    }
     vq->used_published = vq->used_idx;
     vq_count(&vq->stats.batches);
 }
@@ -347,6 +362,9 @@ static void publish(VirtQueue *vq)
 void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes)
 {
     assert(elem->in_use);
+    if (unlikely(vq->tracker)) {
+        vq_tracker_push(vq, elem);
+    }
     vring_push(vq, elem, written_bytes);
     vq->used_idx++;
     if ((uint16_t)(vq->used_idx - vq->used_published) >= VQ_PUBLISH_MAX) {
@@ -385,7 +403,7 @@ void vq_flush(VirtQueue *vq)
 bool vq_has_work(VirtQueue *vq)
 {
     return vq->active && !atomic_load_explicit(&vq->paused, memory_order_relaxed) &&
-           vring_has_work(vq);
+           ring_has_work(vq);
 }
 
 bool vq_enable_notifications(VirtQueue *vq)
@@ -399,7 +417,7 @@ bool vq_enable_notifications(VirtQueue *vq)
         /* pairs with the driver's barrier between what it offers and its decision to kick */
         vq_store_load_barrier();
     }
-    return vring_has_work(vq);
+    return ring_has_work(vq);
 }
 
 void vq_disable_notifications(VirtQueue *vq)

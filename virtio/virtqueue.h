@@ -63,6 +63,11 @@ typedef struct VqBase {
     uint16_t used;
 } VqBase;
 
+/* Of a packed ring, either word: */
+#define VQ_BASE_SLOT(word)         ((uint16_t)((word)&0x7fff))
+#define VQ_BASE_WRAP(word)         ((uint8_t)((word) >> 15))
+#define VQ_BASE_PACKED(slot, wrap) ((uint16_t)((slot) | (wrap) << 15))
+
 /* The split ring (vring-split.c). Home; set up by main. */
 typedef struct VringSplit {
     struct vring_desc *desc; /* guest memory, checked at start */
@@ -111,6 +116,7 @@ struct VirtQueue {
     struct VirtioDevice *vdev;
     AioContext *ctx; /* home; written by main, stopped, or by vq_co_move() */
     const GuestMemory *gm;
+    struct VqTracker *tracker; /* virtqueue-track.h; NULL: nothing is kept elsewhere */
     uint16_t size; /* split: a power of 2 */
     bool is_packed;
     bool event_idx;

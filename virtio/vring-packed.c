@@ -255,6 +255,40 @@ int vring_packed_pop(VirtQueue *vq, VqElem *elem)
     return 1;
 }
 
+static int left_walk(VirtQueue *vq, VqElem *elem, VringChain *chain,
+                     const struct vring_packed_desc *desc, unsigned nb, VringDesc *ret_last)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; ret == 0 && i < nb; i++) {
+        *ret_last = packed_desc_load(&desc[i]);
+        if (i == 0 && nb == 1 && (ret_last->flags & VRING_DESC_F_INDIRECT)) {
+            ret = table_walk(vq, elem, chain, ret_last);
+        } else {
+            ret = vring_chain_add(vq, elem, chain, ret_last);
+        }
+    }
+    return ret;
+}
+
+NOINLINE int vring_packed_pop_left(VirtQueue *vq, VqElem *elem,
+                                   const struct vring_packed_desc *desc, unsigned nb)
+{
+    VringChain chain = vring_chain_begin(elem);
+    VringDesc last;
+    int ret = left_walk(vq, elem, &chain, desc, nb, &last);
+
+    if (ret < 0 || (ret = vring_chain_finish(vq, elem, &chain, last.link)) < 0) {
+        return ret;
+    }
+    if (vq->head_in_flight[last.link]) {
+        vq_break(vq, "buffer %u in flight twice", last.link);
+        return -EPIPE;
+    }
+    elem->nb_slots = (uint16_t)nb;
+    return 1;
+}
+
 bool vring_packed_has_work(VirtQueue *vq)
 {
     const VringPackedPos *avail = &vq->packed.avail;

@@ -249,6 +249,17 @@ int vring_split_pop(VirtQueue *vq, VqElem *elem)
     return 1;
 }
 
+NOINLINE int vring_split_pop_left(VirtQueue *vq, VqElem *elem, uint16_t head)
+{
+    if (vq->head_in_flight[head]) {
+        vq_break(vq, "head %u in flight twice", head);
+        return -EPIPE;
+    }
+    int ret = elem_read(vq, elem, head);
+
+    return ret < 0 ? ret : 1;
+}
+
 bool vring_split_has_work(VirtQueue *vq)
 {
     return vq->split.last_avail != vq->split.avail_seen ||
