@@ -66,7 +66,7 @@ static bool find(uintptr_t addr, Found *ret_found)
 static void sigbus_handler(int signo, siginfo_t *info, void *context)
 {
     int saved = errno;
-    Found found;
+    Found found = { 0 };
 
     if (info->si_code <= 0 || !find((uintptr_t)info->si_addr, &found) ||
         mmap((void *)found.base, found.bytes, PROT_READ | PROT_WRITE,

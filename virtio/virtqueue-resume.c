@@ -324,7 +324,7 @@ int vq_tracker_resume_packed(VqTracker *tracker, VhostUserQueuePacked *region, u
                              Error *err)
 {
     AUTO_FREE uint8_t *taken = calloc(nb_entries, 1);
-    PackedState state;
+    PackedState state = { 0 };
     int ret;
 
     if (!taken) {

@@ -275,7 +275,7 @@ NOINLINE int vring_packed_pop_left(VirtQueue *vq, VqElem *elem,
                                    const struct vring_packed_desc *desc, unsigned nb)
 {
     VringChain chain = vring_chain_begin(elem);
-    VringDesc last;
+    VringDesc last = { .link = 0 };
     int ret = left_walk(vq, elem, &chain, desc, nb, &last);
 
     if (ret < 0 || (ret = vring_chain_finish(vq, elem, &chain, last.link)) < 0) {
