@@ -21,7 +21,7 @@
 #define VERSION         1
 #define DISK_BYTES_MAX  ((uint64_t)1 << 62)
 #define WRITE_BYTES_MAX ((uint64_t)1 << 32)
-#define PIECE_BYTES     65536
+#define PIECE_BYTES     4096
 
 typedef struct LogHead {
     char name[8];
