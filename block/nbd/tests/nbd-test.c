@@ -302,19 +302,11 @@ void load_wait(Load *load)
     AIO_WAIT_WHILE(aio_main(), atomic_load(&load->nb_running) > 0);
 }
 
-main_fn void load_verify(unsigned nb_threads, const char *fmt, ...)
+void load_verify_disk(BlockBackend *blk, unsigned nb_threads, unsigned nb_ops)
 {
-    AioContext *main = main_start();
-    Load load = { .nb_ctx = nb_threads, .depth = 8, .nb_ops = 100, .zeroes = true };
+    Load load = { .blk = blk, .nb_ctx = nb_threads, .depth = 8, .nb_ops = nb_ops, .zeroes = true };
     IOThread *threads[8];
-    char text[1024];
-    va_list ap;
 
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof(text), fmt, ap);
-    va_end(ap);
-    load.blk = disk_open("%s", text);
-    EXPECT_EQ(blk_length(load.blk), 64 << 20);
     for (unsigned i = 0; i < nb_threads; i++) {
         threads[i] = iothread_create(test_text("t%u", i), NULL, NULL);
         ASSERT_TRUE(threads[i] != NULL);
@@ -324,11 +316,26 @@ main_fn void load_verify(unsigned nb_threads, const char *fmt, ...)
     load_wait(&load);
     EXPECT_EQ(load.nb_failed, 0);
     EXPECT_EQ(load.nb_wrong, 0);
-    EXPECT_EQ(load.nb_done, nb_threads * load.depth * load.nb_ops);
-    EXPECT_EQ(blk_close(load.blk), 0);
+    EXPECT_EQ(load.nb_done, nb_threads * load.depth * nb_ops);
     for (unsigned i = 0; i < nb_threads; i++) {
         iothread_unref(threads[i]);
     }
+}
+
+main_fn void load_verify(unsigned nb_threads, const char *fmt, ...)
+{
+    AioContext *main = main_start();
+    BlockBackend *blk;
+    char text[1024];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    blk = disk_open("%s", text);
+    EXPECT_EQ(blk_length(blk), 64 << 20);
+    load_verify_disk(blk, nb_threads, 100);
+    EXPECT_EQ(blk_close(blk), 0);
     main_finish(main);
 }
 
