@@ -1,6 +1,6 @@
 """vmmrun - start a VMM with a bare-metal payload, watch its console, end it
 
-Shared by guest-tests/run-payload and scripts/bench. One description of the
+Shared by guest-tests/run and scripts/bench. One description of the
 guest makes the command line of either VMM, so that both get the same machine.
 """
 
@@ -24,11 +24,12 @@ KVM_CREATE_VM = 0xAE01
 KVM_CREATE_VCPU = 0xAE41
 KVM_GET_TSC_KHZ = 0xAEA3
 LINE_LIMIT = 1 << 16
+STOP = object()     # what on_line() returns to have the VMM killed
 
 
 @dataclasses.dataclass
 class Guest:
-    """One guest with one disk."""
+    """One guest with one disk, or a small second one beside it."""
     vmm: str
     binary: str
     payload: str
@@ -44,58 +45,77 @@ class Guest:
     direct: bool = False                # O_DIRECT
     readonly: bool = False
     packed: bool = False                # offer packed rings
+    transport: str = "pci"              # or mmio
+    second_disk: str = ""               # the path of a raw image
     serial: str = ""
     stats: str = ""                     # penstock: where to write counters
 
     def command(self):
         return getattr(self, "_" + self.vmm)()
 
+    def _poll(self):
+        return ("" if self.poll_max_ns is None
+                else f",poll-max-ns={self.poll_max_ns}")
+
     def _penstock(self):
         words = [self.binary, "run", "--kernel", self.payload,
                  "--append", self.append, "--cpus", str(self.cpus),
                  "--memory", self.memory, "--no-reboot"]
-        poll = ("" if self.poll_max_ns is None
-                else f",poll-max-ns={self.poll_max_ns}")
         names = [f"io{i}" for i in range(self.iothreads or self.queues)]
         for name in names:
-            words += ["--iothread", f"id={name}{poll}"]
+            words += ["--iothread", f"id={name}{self._poll()}"]
         disk = (f"driver=null,size={self.size_bytes}" if self.disk == "null"
                 else f"path={self.disk},discard=unmap")
         disk += (f",queues={self.queues},queue-size={self.queue_size}"
-                 f",iothreads={':'.join(names)}")
+                 f",iothreads={':'.join(names)},transport={self.transport}")
         disk += ",cache=none" if self.direct else ""
         disk += ",readonly=on" if self.readonly else ""
         disk += ",packed=on" if self.packed else ""
         disk += f",serial={self.serial}" if self.serial else ""
         words += ["--disk", disk]
+        if self.second_disk:
+            words += ["--disk", f"path={self.second_disk},queues=1"
+                      f",iothreads={names[0]},transport={self.transport}"]
         words += ["--stats", self.stats] if self.stats else []
         return words
 
+    def _qemu_disk(self, name, back, options):
+        bus = "pci,disable-legacy=on" if self.transport == "pci" else "device"
+        return ["-blockdev", f"{back},node-name={name}",
+                "-device", f"virtio-blk-{bus},drive={name},iothread=io0,"
+                + options]
+
     def _qemu(self):
-        poll = ("" if self.poll_max_ns is None
-                else f",poll-max-ns={self.poll_max_ns}")
-        read_only = "on" if self.readonly else "off"
+        machine = ["-machine", "q35"]
+        # SeaBIOS takes seconds where kernel-mode code is emulated.
+        if self.transport == "mmio":
+            machine = ["-machine", "microvm,acpi=on,ioapic2=off",
+                       "-global", "virtio-mmio.force-legacy=false"]
+        elif os.path.exists(QBOOT):
+            machine += ["-bios", QBOOT]
         # Without O_DIRECT the io_uring engine is slower than threads.
         back = (f"driver=null-co,size={self.size_bytes}"
                 if self.disk == "null" else
                 f"driver=file,filename={self.disk},discard=unmap,"
                 + ("cache.direct=on,aio=io_uring" if self.direct
                    else "aio=threads"))
-        device = (f"virtio-blk-pci,drive=d0,iothread=io0,disable-legacy=on,"
-                  f"num-queues={self.queues},queue-size={self.queue_size}")
-        device += ",packed=on" if self.packed else ""
-        device += f",serial={self.serial}" if self.serial else ""
-        words = [self.binary, "-machine", "q35", "-accel", "kvm",
+        back += ",read-only=" + ("on" if self.readonly else "off")
+        options = f"num-queues={self.queues},queue-size={self.queue_size}"
+        options += ",packed=on" if self.packed else ""
+        options += f",serial={self.serial}" if self.serial else ""
+        words = [self.binary, *machine, "-accel", "kvm",
                  "-cpu", "qemu64,pni=off", "-smp", str(self.cpus),
                  "-m", self.memory, "-nodefaults", "-no-user-config",
                  "-name", "guest,debug-threads=on",
                  "-display", "none", "-serial", "stdio", "-no-reboot",
                  "-kernel", self.payload, "-append", self.append,
-                 "-object", f"iothread,id=io0{poll}",
-                 "-blockdev", f"{back},node-name=d0,read-only={read_only}",
-                 "-device", device]
-        # SeaBIOS takes seconds where kernel-mode code is emulated.
-        return words + (["-bios", QBOOT] if os.path.exists(QBOOT) else [])
+                 "-object", f"iothread,id=io0{self._poll()}",
+                 *self._qemu_disk("d0", back, options)]
+        if self.second_disk:
+            words += self._qemu_disk(
+                "d1", f"driver=file,filename={self.second_disk},aio=threads",
+                "num-queues=1")
+        return words
 
 
 @dataclasses.dataclass
@@ -139,7 +159,8 @@ def tsc_khz():
 
 
 def read_lines(process, deadline, on_line):
-    """Console lines until the end of it; False if the deadline came first."""
+    """Console lines until their end or until on_line() says STOP; and whether
+    that was before the deadline."""
     lines, rest = [], b""
     fd = process.stdout.fileno()
     with selectors.DefaultSelector() as selector:
@@ -157,12 +178,15 @@ def read_lines(process, deadline, on_line):
             for raw in whole:
                 line = raw.rstrip(b"\r").decode(errors="replace")
                 lines.append(line)
-                if on_line:
-                    on_line(line, process.pid)
+                if on_line and on_line(line, process.pid) is STOP:
+                    process.kill()
+                    on_line = None
 
 
 def run(command, timeout_s, on_line=None):
-    """Run a VMM to its end; it is killed when the time is up."""
+    """Run a VMM to its end; it is killed when the time is up.
+
+    on_line(line, pid) is called with each line of the console."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as stderr:
         # No resource outlives this function: the process is always reaped.

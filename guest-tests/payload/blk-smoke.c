@@ -5,7 +5,8 @@
  * Command line (all optional): queues=N, cpus=N, serial=TEXT, size=BYTES are
  * what the VMM was told, and are checked; vmm=qemu where the VMM is QEMU;
  * transport=pci|mmio (default pci); irq=on has every case that does not say
- * otherwise wait for interrupts instead of polling;
+ * otherwise wait for interrupts instead of polling; packed=on has them use
+ * packed rings;
  * disk=N, bars=reassign, tsc_khz=N as for blk-perf; only=PART of a case's name.
  *
  * The disk is written to.  Results are TAP; the machine is reset at the end.
@@ -26,7 +27,11 @@ Smoke smoke;
 
 bool smoke_start_with(const VblkSetup *setup)
 {
-    const char *problem = vblk_start(&smoke.disk, setup);
+    VblkSetup own = *setup;
+    const char *problem;
+
+    own.features |= smoke.packed ? VIRTIO_F_RING_PACKED : 0;
+    problem = vblk_start(&smoke.disk, &own);
 
     if (problem) {
         harness_note("%s", problem);
@@ -47,6 +52,16 @@ bool smoke_start(uint64_t without)
     };
 
     return smoke_start_with(&setup);
+}
+
+void smoke_need_split(const char *what)
+{
+    TEST_SKIP_IF(smoke.packed, "packed rings have no %s", what);
+}
+
+void smoke_need_packed(void)
+{
+    TEST_SKIP_IF(!smoke.packed, "of packed rings alone");
 }
 
 VpciDevice *smoke_pci(void)
@@ -134,12 +149,20 @@ void smoke_offer_chain(VblkQueue *q, const VringDesc *descs, uint16_t nb_descs)
 {
     for (uint16_t i = 0; i < nb_descs; i++) {
         bool last = i + 1 == nb_descs;
+        uint16_t flags = descs[i].flags | (last ? 0 : VRING_DESC_F_NEXT);
 
-        vring_set_desc(&q->ring, i, descs[i].addr, descs[i].len,
-                       descs[i].flags | (last ? 0 : VRING_DESC_F_NEXT),
-                       last ? 0 : (uint16_t)(i + 1));
+        if (smoke.packed) {
+            vring_packed_put(&q->ring.packed, descs[i].addr, descs[i].len, flags, 0);
+        } else {
+            vring_set_desc(&q->ring, i, descs[i].addr, descs[i].len, flags,
+                           last ? 0 : (uint16_t)(i + 1));
+        }
     }
-    vring_offer(&q->ring, 0);
+    if (smoke.packed) {
+        vring_packed_chain(&q->ring.packed, 0, nb_descs);
+    } else {
+        vring_offer(&q->ring, 0);
+    }
     vring_publish(&q->ring);
 }
 
@@ -167,12 +190,17 @@ static void prepare(void)
 
     smoke.qemu = arg_is("vmm", "qemu");
     smoke.irq = arg_is("irq", "on");
+    smoke.packed = arg_is("packed", "on");
     if (!vblk_open(&smoke.disk, transport, (unsigned)arg_u64("disk", 0, 0, 255),
                    arg_is("bars", "reassign"))) {
         con_printf("Bail out! no virtio-blk device on this transport\n");
         con_reset_machine();
     }
     smoke.offered = vdev_get_features(&smoke.disk.dev);
+    if (smoke.packed && !(smoke.offered & VIRTIO_F_RING_PACKED)) {
+        con_printf("Bail out! packed=on, but no packed rings are offered\n");
+        con_reset_machine();
+    }
     smoke.read_only = smoke.offered & VIRTIO_BLK_F_RO;
     smoke.nb_queues = smoke.disk.max_queues;
     if (smoke.nb_queues == 0 || smoke.nb_queues > VBLK_MAX_QUEUES ||

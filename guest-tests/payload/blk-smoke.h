@@ -32,6 +32,7 @@ typedef struct {
     uint8_t *in;
     bool qemu;      /* vmm=qemu: cases skip where it legitimately differs */
     bool irq;       /* irq=on: cases wait for interrupts instead of polling */
+    bool packed;    /* packed=on: packed rings, which the device must offer */
     bool read_only; /* the device offers VIRTIO_BLK_F_RO */
     uint16_t nb_queues;
     uint64_t offered; /* feature bits */
@@ -48,6 +49,10 @@ bool smoke_start_with(const VblkSetup *setup);
 /* smoke_works - start anew and move data over every queue */
 bool smoke_works(void);
 
+/* smoke_need_split - skips the case with packed rings: @what is of split ones */
+void smoke_need_split(const char *what);
+void smoke_need_packed(void);
+
 /* smoke_pci - the device's PCI side; skips the case where there is none */
 VpciDevice *smoke_pci(void);
 
@@ -62,8 +67,8 @@ bool smoke_is_all(const uint8_t *p, uint32_t len_bytes, uint8_t byte);
 bool smoke_round_trip(VblkQueue *q, uint64_t sector, uint32_t len_bytes, uint32_t seed);
 
 /*
- * smoke_offer_chain - put @nb_descs descriptors at the start of the table,
- * link them in order, offer the first and ring the doorbell
+ * smoke_offer_chain - put @nb_descs descriptors into the ring, linked in order (in a split ring at
+ * the start of the table), make them available and ring the doorbell
  */
 void smoke_offer_chain(VblkQueue *q, const VringDesc *descs, uint16_t nb_descs);
 
