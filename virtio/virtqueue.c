@@ -308,12 +308,8 @@ static inline bool ring_has_work(VirtQueue *vq)
     return vring_has_work(vq) || (unlikely(vq->tracker) && vq_tracker_has_work(vq->tracker));
 }
 
-static inline int ring_pop(VirtQueue *vq, VqElem *elem)
-{
-    return unlikely(vq->tracker) ? vq_tracker_pop(vq, elem) : vring_pop(vq, elem);
-}
-
-VqElem *vq_pop(VirtQueue *vq)
+/* What is not tracked pays a branch; so the two are compiled apart. */
+static ALWAYS_INLINE VqElem *pop(VirtQueue *vq, bool tracked)
 {
     VqElem *elem = vq->free_elems;
 
@@ -326,7 +322,7 @@ VqElem *vq_pop(VirtQueue *vq)
         }
         return NULL;
     }
-    if (ring_pop(vq, elem) <= 0) {
+    if ((tracked ? vq_tracker_pop(vq, elem) : vring_pop(vq, elem)) <= 0) {
         return NULL;
     }
     vq->free_elems = elem->next_free;
@@ -335,6 +331,16 @@ VqElem *vq_pop(VirtQueue *vq)
     in_flight_set(vq, in_flight(vq) + 1);
     vq_count(&vq->stats.requests);
     return elem;
+}
+
+static NOINLINE VqElem *pop_tracked(VirtQueue *vq)
+{
+    return pop(vq, true);
+}
+
+VqElem *vq_pop(VirtQueue *vq)
+{
+    return unlikely(vq->tracker) ? pop_tracked(vq) : pop(vq, false);
 }
 
 static inline void elem_free(VirtQueue *vq, VqElem *elem)
@@ -348,9 +354,9 @@ static inline void elem_free(VirtQueue *vq, VqElem *elem)
     }
 }
 
-static void publish(VirtQueue *vq)
+static ALWAYS_INLINE void publish(VirtQueue *vq, bool tracked)
 {
-    if (unlikely(vq->tracker)) {
+    if (tracked) {
         vq_tracker_publish(vq);
     } else {
         vring_publish(vq);
@@ -359,21 +365,35 @@ static void publish(VirtQueue *vq)
     vq_count(&vq->stats.batches);
 }
 
-void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes)
+static ALWAYS_INLINE void push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes, bool tracked)
 {
     assert(elem->in_use);
-    if (unlikely(vq->tracker)) {
+    if (tracked) {
         vq_tracker_push(vq, elem);
     }
     vring_push(vq, elem, written_bytes);
     vq->used_idx++;
     if ((uint16_t)(vq->used_idx - vq->used_published) >= VQ_PUBLISH_MAX) {
-        publish(vq);
+        publish(vq, tracked);
     }
     if (!vq->flush.queued) {
         aio_defer(vq->ctx, &vq->flush);
     }
     elem_free(vq, elem);
+}
+
+static NOINLINE void push_tracked(VirtQueue *vq, VqElem *elem, uint32_t written_bytes)
+{
+    push(vq, elem, written_bytes, true);
+}
+
+void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes)
+{
+    if (unlikely(vq->tracker)) {
+        push_tracked(vq, elem, written_bytes);
+    } else {
+        push(vq, elem, written_bytes, false);
+    }
 }
 
 void vq_detach(VirtQueue *vq, VqElem *elem)
@@ -385,7 +405,7 @@ void vq_detach(VirtQueue *vq, VqElem *elem)
 void vq_publish(VirtQueue *vq)
 {
     if (vq->used_idx != vq->used_published) {
-        publish(vq);
+        publish(vq, vq->tracker);
     }
 }
 

@@ -271,7 +271,7 @@ static int left_walk(VirtQueue *vq, VqElem *elem, VringChain *chain,
     return ret;
 }
 
-NOINLINE int vring_packed_pop_left(VirtQueue *vq, VqElem *elem,
+NOINLINE __attribute__((cold)) int vring_packed_pop_left(VirtQueue *vq, VqElem *elem,
                                    const struct vring_packed_desc *desc, unsigned nb)
 {
     VringChain chain = vring_chain_begin(elem);

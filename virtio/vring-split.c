@@ -180,7 +180,7 @@ static ALWAYS_INLINE int chain_walk(VirtQueue *vq, VqElem *elem, VringChain *cha
     }
 }
 
-static inline int elem_read(VirtQueue *vq, VqElem *elem, uint16_t head)
+static ALWAYS_INLINE int elem_read(VirtQueue *vq, VqElem *elem, uint16_t head)
 {
     VringChain chain = vring_chain_begin(elem);
     int ret = chain_walk(vq, elem, &chain, head);
@@ -249,7 +249,7 @@ int vring_split_pop(VirtQueue *vq, VqElem *elem)
     return 1;
 }
 
-NOINLINE int vring_split_pop_left(VirtQueue *vq, VqElem *elem, uint16_t head)
+NOINLINE __attribute__((cold)) int vring_split_pop_left(VirtQueue *vq, VqElem *elem, uint16_t head)
 {
     if (vq->head_in_flight[head]) {
         vq_break(vq, "head %u in flight twice", head);
