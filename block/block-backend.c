@@ -487,6 +487,19 @@ co_fn int blk_co_block_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t
     return ret;
 }
 
+co_fn int blk_co_prefetch(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes)
+{
+    int ret;
+
+    blk_co_request_begin(blk);
+    ret = check_range(blk, offset_bytes, len_bytes);
+    if (ret == 0) {
+        ret = bdrv_co_prefetch(blk->root.node, offset_bytes, len_bytes);
+    }
+    blk_request_end(blk);
+    return ret;
+}
+
 /* --- drained sections --- */
 
 void blk_drained_begin(BlockBackend *blk)

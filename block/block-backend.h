@@ -86,6 +86,9 @@ co_fn int blk_co_pdiscard(BlockBackend *blk, uint64_t offset_bytes, uint64_t len
     NONNULL(1) WARN_UNUSED;
 co_fn int blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,
                                BlkFlags flags) NONNULL(1) WARN_UNUSED;
+/* Advice: it will be read soon. -EOPNOTSUPP: reading it is all that can be done. */
+co_fn int blk_co_prefetch(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes) NONNULL(1)
+    WARN_UNUSED;
 /* BlkStatus of what is at @offset_bytes, and for how many bytes it holds: 1 .. @len_bytes, 0 when
  * that is 0. Or -errno. */
 co_fn int blk_co_block_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes,

@@ -114,6 +114,8 @@ typedef struct BlockDriver {
      * BLK_NO_FALLBACK. @flags: that and BLK_MAY_UNMAP at most; for BLK_FUA a flush follows. */
     int (*co_pwrite_zeroes)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                             BlkFlags flags) co_fn_ptr;
+    /* Advice: it will be read soon. NULL or -EOPNOTSUPP: nothing can be done about that here. */
+    int (*co_prefetch)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes) co_fn_ptr;
     /* BlkStatus of the bytes at @offset_bytes; *ret_len_bytes, 1 .. @len_bytes, for how many it
      * holds. No alignment is promised. NULL = all is data. */
     int (*co_block_status)(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
@@ -196,6 +198,10 @@ co_fn GRAPH_RD int bdrv_co_pdiscard(BlockNode *node, uint64_t offset_bytes,
                                     uint64_t len_bytes) WARN_UNUSED;
 co_fn GRAPH_RD int bdrv_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                 BlkFlags flags) WARN_UNUSED;
+/* As the driver's; -EOPNOTSUPP: reading it would be the way. Filters that do not say otherwise have
+ * it read, so that they see it. */
+co_fn GRAPH_RD int bdrv_co_prefetch(BlockNode *node, uint64_t offset_bytes,
+                                    uint64_t len_bytes) WARN_UNUSED;
 /* As the driver's, with a range that is not empty. */
 co_fn GRAPH_RD int bdrv_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                uint64_t *ret_len_bytes) NONNULL(1, 4) WARN_UNUSED;

@@ -444,6 +444,23 @@ co_fn GRAPH_RD int bdrv_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint
     return 0;
 }
 
+co_fn GRAPH_RD int bdrv_co_prefetch(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes)
+{
+    uint32_t alignment = node->limits.request_alignment;
+    uint64_t max_bytes = ALIGN_DOWN(node->limits.max_write_zeroes_bytes, alignment);
+    uint64_t at_bytes = ALIGN_DOWN(offset_bytes, alignment);
+    uint64_t end_bytes = ALIGN_UP(offset_bytes + len_bytes, alignment);
+    int ret = node->driver->co_prefetch ? 0 : -EOPNOTSUPP;
+
+    while (ret == 0 && at_bytes < end_bytes) {
+        uint64_t piece_bytes = MIN(end_bytes - at_bytes, max_bytes);
+
+        ret = node->driver->co_prefetch(node, at_bytes, piece_bytes);
+        at_bytes += piece_bytes;
+    }
+    return ret;
+}
+
 /* Zeroes as ordinary data. */
 static co_fn int write_zero_data(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                  BlkFlags flags)

@@ -9,11 +9,12 @@
 
 #include <string.h>
 
-#define HOLES_MIN_BYTES   (32u << 10) /* shorter reads are not looked at for holes */
-#define MAP_AHEAD_BYTES   (64u << 20) /* how far is looked for the end of the data */
-#define PIECES_MAX        16          /* holes and data of one read */
-#define EXTENTS_MAX       512         /* of one answer to BLOCK_STATUS */
-#define CACHE_PIECE_BYTES NBD_SERVER_KEEP_BYTES
+#define HOLES_MIN_BYTES      (32u << 10) /* shorter reads are not looked at for holes */
+#define MAP_AHEAD_BYTES      (64u << 20) /* how far is looked for the end of the data */
+#define PIECES_MAX           16          /* holes and data of one read */
+#define EXTENTS_MAX          512         /* of one answer to BLOCK_STATUS */
+#define CACHE_PIECE_BYTES    NBD_SERVER_KEEP_BYTES
+#define PREFETCH_PIECE_BYTES (1u << 30)
 
 /* --- what is a valid request --- */
 
@@ -417,18 +418,35 @@ static co_fn int run_write_zeroes(BlockBackend *blk, const NbdRequest *req)
     return blk_co_pwrite_zeroes(blk, req->offset_bytes, req->len_bytes, flags);
 }
 
-/* The host's page cache has it afterwards, if the disk is behind one. */
+/* What is at its beginning, in the cheapest way; how much that was. */
+static co_fn int cache_piece(NbdSlot *slot, uint64_t offset_bytes, uint64_t len_bytes,
+                             uint64_t *ret_len_bytes)
+{
+    BlockBackend *blk = slot->conn->export->blk;
+    struct iovec iov = { slot->buf, MIN(len_bytes, (uint64_t)CACHE_PIECE_BYTES) };
+    int ret;
+
+    *ret_len_bytes = MIN(len_bytes, (uint64_t)PREFETCH_PIECE_BYTES);
+    ret = blk_co_prefetch(blk, offset_bytes, *ret_len_bytes);
+    if (ret == -EOPNOTSUPP) {
+        *ret_len_bytes = iov.iov_len;
+        ret = blk_co_preadv(blk, offset_bytes, iov.iov_len, &iov, 1, 0);
+    }
+    return ret;
+}
+
+/* Where the disk is behind the host's page cache, that has it afterwards; where it is another
+ * server's, that is told. */
 static co_fn int run_cache(NbdSlot *slot)
 {
     uint64_t offset_bytes = slot->req.offset_bytes, left_bytes = slot->req.len_bytes;
+    uint64_t done_bytes;
     int ret = 0;
 
     while (ret == 0 && left_bytes > 0 && !slot->conn->broken) {
-        struct iovec iov = { slot->buf, MIN(left_bytes, (uint64_t)CACHE_PIECE_BYTES) };
-
-        ret = blk_co_preadv(slot->conn->export->blk, offset_bytes, iov.iov_len, &iov, 1, 0);
-        offset_bytes += iov.iov_len;
-        left_bytes -= iov.iov_len;
+        ret = cache_piece(slot, offset_bytes, left_bytes, &done_bytes);
+        offset_bytes += done_bytes;
+        left_bytes -= done_bytes;
     }
     return ret;
 }

@@ -384,8 +384,8 @@ static co_fn int nbd_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t
     return ret == 0 && (flags & BLK_FUA) && !by_flag ? nbd_co_flush(node) : ret;
 }
 
-/* What changes a range without carrying it; the part behind the export's end is zeroes anyway. */
-static co_fn int change(BlockNode *node, NbdOp *op)
+/* What is about a range without carrying it; the part behind the export's end is zeroes anyway. */
+static co_fn int tell(BlockNode *node, NbdOp *op)
 {
     NbdState *s = node->state;
 
@@ -397,7 +397,7 @@ static co_fn int nbd_co_pdiscard(BlockNode *node, uint64_t offset_bytes, uint64_
 {
     NbdOp op = { .command = NBD_CMD_TRIM, .offset_bytes = offset_bytes, .len_bytes = len_bytes };
 
-    return can(node->state, NBD_FLAG_SEND_TRIM) ? change(node, &op) : -EOPNOTSUPP;
+    return can(node->state, NBD_FLAG_SEND_TRIM) ? tell(node, &op) : -EOPNOTSUPP;
 }
 
 static co_fn int nbd_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
@@ -414,7 +414,14 @@ static co_fn int nbd_co_pwrite_zeroes(BlockNode *node, uint64_t offset_bytes, ui
         (fast && !can(node->state, NBD_FLAG_SEND_FAST_ZERO))) {
         return -EOPNOTSUPP;
     }
-    return change(node, &op);
+    return tell(node, &op);
+}
+
+static co_fn int nbd_co_prefetch(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes)
+{
+    NbdOp op = { .command = NBD_CMD_CACHE, .offset_bytes = offset_bytes, .len_bytes = len_bytes };
+
+    return can(node->state, NBD_FLAG_SEND_CACHE) ? tell(node, &op) : -EOPNOTSUPP;
 }
 
 static co_fn int nbd_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
@@ -483,6 +490,7 @@ const BlockDriver bdrv_nbd = {
     .co_flush = nbd_co_flush,
     .co_pdiscard = nbd_co_pdiscard,
     .co_pwrite_zeroes = nbd_co_pwrite_zeroes,
+    .co_prefetch = nbd_co_prefetch,
     .co_block_status = nbd_co_block_status,
     .co_get_length = nbd_co_get_length,
 };

@@ -320,6 +320,58 @@ TEST(nbd_client, lengths_of_64_bits_go_where_the_headers_have_them)
     EXPECT_EQ(count_pieces(NBD_HEADERS_SIMPLE, NBD_CMD_TRIM, 4 * GIB), 2);
 }
 
+typedef struct Prefetch {
+    BlockBackend *blk;
+    uint64_t offset_bytes, len_bytes;
+    int ret;
+} Prefetch;
+
+static void prefetch_entry(void *opaque)
+{
+    Prefetch *p = opaque;
+
+    assert_in_coroutine();
+    p->ret = blk_co_prefetch(p->blk, p->offset_bytes, p->len_bytes);
+}
+
+static int prefetch(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes)
+{
+    Prefetch p = { blk, offset_bytes, len_bytes };
+
+    aio_co_run_sync(aio_main(), prefetch_entry, &p);
+    return p.ret;
+}
+
+TEST(nbd_client, a_server_that_caches_is_told_what_will_be_read)
+{
+    AioContext *main = server_start(NBD_HEADERS_STRUCTURED, NULL);
+    BlockBackend *blk;
+
+    server.length_bytes = 16 * GIB + 100;
+    blk = disk_open("nbd+unix:///?socket=%s", server_path());
+    EXPECT_EQ(prefetch(blk, 0, 4096), -EOPNOTSUPP);
+    EXPECT_EQ(server.nb_requests, 0);
+    blk_close(blk);
+
+    server.flags |= NBD_FLAG_SEND_CACHE;
+    server.sizes = (NbdBlockSizes){ 4, 4096, 65536 };
+    blk = disk_open("nbd+unix:///?socket=%s", server_path());
+    server.nb_requests = 0;
+    EXPECT_EQ(prefetch(blk, 1001, 100001), 0); /* it has no payload */
+    EXPECT_EQ(server.nb_requests, 1);
+    EXPECT_EQ(server.seen[0].req.type, NBD_CMD_CACHE);
+    EXPECT_EQ(server.seen[0].req.flags, 0);
+    EXPECT_EQ(server.seen[0].req.offset_bytes, 1000);
+    EXPECT_EQ(server.seen[0].req.len_bytes, 100004);
+    server.nb_requests = 0;
+    EXPECT_EQ(prefetch(blk, 10 * GIB, blk_length(blk) - 10 * GIB), 0);
+    EXPECT_EQ(server.nb_requests, 2);
+    EXPECT_EQ(server.seen[1].req.offset_bytes + server.seen[1].req.len_bytes, 16 * GIB + 100);
+    EXPECT_EQ(prefetch(blk, 16 * GIB, GIB), -EINVAL);
+    blk_close(blk);
+    server_stop(main);
+}
+
 static bool not_so_fast(Channel *ch, const NbdRequest *req)
 {
     assert_in_coroutine();
