@@ -302,7 +302,7 @@ void load_wait(Load *load)
     AIO_WAIT_WHILE(aio_main(), atomic_load(&load->nb_running) > 0);
 }
 
-void load_verify_disk(BlockBackend *blk, unsigned nb_threads, unsigned nb_ops)
+main_fn void load_verify_disk(BlockBackend *blk, unsigned nb_threads, unsigned nb_ops)
 {
     Load load = { .blk = blk, .nb_ctx = nb_threads, .depth = 8, .nb_ops = nb_ops, .zeroes = true };
     IOThread *threads[8];

@@ -46,7 +46,7 @@ void load_start(Load *load);
 void load_wait(Load *load);
 
 /* All of that from so many IOThreads, each with 8 coroutines of @nb_ops: no failure, no wrong byte. */
-void load_verify_disk(BlockBackend *blk, unsigned nb_threads, unsigned nb_ops);
+main_fn void load_verify_disk(BlockBackend *blk, unsigned nb_threads, unsigned nb_ops);
 /* Open --disk's text, of 64 MiB, and load it from so many IOThreads: no failure, no wrong byte. */
 main_fn void load_verify(unsigned nb_threads, const char *fmt, ...) PRINTF(2, 3);
 

@@ -5,6 +5,7 @@
 
 #include "block/nbd/nbd-server.h"
 #include "block/nbd/tests/nbd-test.h"
+#include "io/base/thread.h"
 #include "io/channel/tests/tls-files.h"
 
 #define GIB ((uint64_t)1 << 30)
@@ -87,6 +88,7 @@ static void stop_entry(void *opaque)
 {
     Ends *e = opaque;
 
+    assert_main();
     assert_in_coroutine();
     EXPECT_EQ(nbd_server_co_stop(e->server, -1), 0);
 }

@@ -17,7 +17,7 @@ typedef struct Threads {
     unsigned nb;
 } Threads;
 
-static void threads_start(Threads *t, unsigned nb)
+static main_fn void threads_start(Threads *t, unsigned nb)
 {
     t->nb = nb;
     for (unsigned i = 0; i < nb; i++) {
@@ -27,7 +27,7 @@ static void threads_start(Threads *t, unsigned nb)
     }
 }
 
-static void threads_stop(Threads *t)
+static main_fn void threads_stop(Threads *t)
 {
     for (unsigned i = 0; i < t->nb; i++) {
         iothread_unref(t->iothread[i]);
