@@ -8,6 +8,8 @@
 #include "guest-tests/lib/acpi.h"
 
 #include "guest-tests/lib/boot.h"
+#include "guest-tests/lib/cpu.h"
+#include "guest-tests/lib/mem.h"
 #include "guest-tests/lib/str.h"
 
 #include <stddef.h>
@@ -20,6 +22,13 @@
 #define RSDP_XSDT             24
 #define FADT_DSDT             40
 #define FADT_X_DSDT           140
+#define FADT_FLAGS            112
+#define FADT_RESET_REGISTER   116
+#define FADT_RESET_VALUE      128
+#define FADT_HAS_RESET        (1u << 10)
+#define GAS_ADDRESS           4
+#define GAS_SPACE_MEMORY      0
+#define GAS_SPACE_IO          1
 #define HID_BYTES             8
 #define CRS_SEARCH_BYTES      256
 #define RES_MEMORY32_FIXED    0x86
@@ -98,6 +107,24 @@ static const uint8_t *find_table(const char *signature)
 bool acpi_is_sound(void)
 {
     return find_table("FACP") != NULL;
+}
+
+void acpi_reset_machine(void)
+{
+    const uint8_t *fadt = find_table("FACP");
+
+    if (!fadt || read32(fadt + HEADER_LENGTH) <= FADT_RESET_VALUE ||
+        !(read32(fadt + FADT_FLAGS) & FADT_HAS_RESET)) {
+        return;
+    }
+
+    const uint8_t *reg = fadt + FADT_RESET_REGISTER;
+    uint64_t address = read64(reg + GAS_ADDRESS);
+    if (reg[0] == GAS_SPACE_MEMORY) {
+        mmio_write8(mem_map_device(address), fadt[FADT_RESET_VALUE]);
+    } else if (reg[0] == GAS_SPACE_IO) {
+        cpu_outb((uint16_t)address, fadt[FADT_RESET_VALUE]);
+    }
 }
 
 static const uint8_t *find_dsdt(void)

@@ -23,6 +23,9 @@ typedef struct {
 /* acpi_is_sound - whether root pointer, XSDT and FADT are there and sum to 0 */
 bool acpi_is_sound(void);
 
+/* acpi_reset_machine - write the reset register that the FADT names, if any */
+void acpi_reset_machine(void);
+
 /* acpi_find_virtio_mmio - the @nth device; false if there are fewer */
 bool acpi_find_virtio_mmio(unsigned nth, AcpiVirtioMmio *ret_device);
 

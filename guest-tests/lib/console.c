@@ -6,6 +6,7 @@
  */
 #include "guest-tests/lib/console.h"
 
+#include "guest-tests/lib/acpi.h"
 #include "guest-tests/lib/cpu.h"
 #include "guest-tests/lib/format.h"
 
@@ -24,6 +25,7 @@
 #define FIFO_BYTES     16
 #define KBD_COMMAND    0x64
 #define KBD_CMD_RESET  0xfe
+#define KBD_TRIES      1000
 
 static unsigned con_burst_bytes = 1;
 static unsigned con_room_bytes;
@@ -79,7 +81,10 @@ void con_reset_machine(void)
         cpu_pause();
     }
     for (;;) {
-        cpu_outb(KBD_COMMAND, KBD_CMD_RESET);
-        cpu_pause();
+        for (int i = 0; i < KBD_TRIES; i++) {
+            cpu_outb(KBD_COMMAND, KBD_CMD_RESET);
+            cpu_pause();
+        }
+        acpi_reset_machine(); /* some machines have no keyboard controller */
     }
 }

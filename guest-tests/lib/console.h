@@ -19,7 +19,7 @@ void con_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void con_vprintf(const char *fmt, va_list ap)
     __attribute__((format(printf, 1, 0)));
 
-/* con_reset_machine - pulse the reset line through the keyboard controller */
+/* con_reset_machine - by the keyboard controller, or the register that ACPI names */
 void con_reset_machine(void) __attribute__((noreturn));
 
 #endif
