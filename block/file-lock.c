@@ -17,9 +17,12 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "io/base/log.h"
+
+#define DEAD_HOLDER_WAIT_MS 2000
 
 /* --- who holds it --- */
 
@@ -115,24 +118,44 @@ static void describe_holder(pid_t pid, char *text, size_t room)
              name[0] ? ")" : "");
 }
 
-static int refuse(int fd, const char *path, const struct flock *wanted, const char *what,
-                  Error *err)
+/* What stands in the way of @wanted, and who as far as that can be told; 0: nobody who is there. */
+static pid_t find_obstacle(int fd, const struct flock *wanted, short *ret_type)
 {
     struct flock held = *wanted;
     bool known = fcntl(fd, F_OFD_GETLK, &held) == 0 && held.l_type != F_UNLCK;
-    pid_t pid = known && held.l_pid > 0 ? held.l_pid : find_holder(fd);
+
+    *ret_type = known ? held.l_type : F_UNLCK;
+    return known && held.l_pid > 0 ? held.l_pid : find_holder(fd);
+}
+
+static int refuse(const char *path, pid_t pid, short type, const char *what, Error *err)
+{
     char holder[96];
 
     describe_holder(pid, holder, sizeof(holder));
     return error_set(err, -EBUSY, "%s: '%s' is in use%s by %s; locking=off would ignore that", what,
                      path,
-                     !known                    ? ""
-                     : held.l_type == F_WRLCK ? " for writing"
-                                              : " for reading",
+                     type == F_UNLCK   ? ""
+                     : type == F_WRLCK ? " for writing"
+                                       : " for reading",
                      holder);
 }
 
 /* --- locks --- */
+
+/* Until the kernel is done with the requests of a process that is no more. */
+static bool outlive_holder(int fd, const struct flock *lock)
+{
+    static const struct timespec pause = { .tv_nsec = 1000000 };
+
+    for (unsigned i = 0; i < DEAD_HOLDER_WAIT_MS; i++) {
+        if (fcntl(fd, F_OFD_SETLK, lock) == 0) {
+            return true;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return false;
+}
 
 int file_lock(int fd, const char *path, bool writer, FileLocking locking, const char *what,
               Error *err)
@@ -145,7 +168,10 @@ int file_lock(int fd, const char *path, bool writer, FileLocking locking, const 
     }
     ret = -errno;
     if (ret == -EAGAIN || ret == -EACCES) {
-        return refuse(fd, path, &lock, what, err);
+        short type;
+        pid_t pid = find_obstacle(fd, &lock, &type);
+
+        return pid == 0 && outlive_holder(fd, &lock) ? 0 : refuse(path, pid, type, what, err);
     }
     if (locking == FILE_LOCKING_AUTO) {
         log_info("block", "'%s' is not locked: %s", path, error_strerror(ret));

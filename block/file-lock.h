@@ -22,7 +22,10 @@ typedef enum FileLocking {
 } FileLocking;
 
 /*
- * file_lock - lock what @fd is open on; does not wait
+ * file_lock - lock what @fd is open on
+ * Waits for nobody but the dead: a process that was killed keeps its locks until the kernel is done
+ * with its requests, so who takes over after it gets the file when none of these can come any more.
+ * That is assumed where no process can be seen to hold the lock, and for two seconds at most.
  * @writer  alone; @fd is open for writing. Otherwise with other readers.
  * @what    in front of messages: "--disk"
  * Errors: -EBUSY somebody has a lock that does not go with it: the message says who, as far as
