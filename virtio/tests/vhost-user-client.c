@@ -532,6 +532,7 @@ static int negotiate(VfeClient *client)
         (ret = vfe_get_u64(client, VHOST_USER_GET_FEATURES, &client->features_offered)) < 0) {
         return ret;
     }
+    wanted |= client->params.packed ? FEATURE(VIRTIO_F_RING_PACKED) : 0;
     client->features = client->features_offered & wanted;
     if ((client->features & FEATURE(VHOST_USER_F_PROTOCOL_FEATURES)) &&
         (ret = negotiate_protocol(client)) < 0) {

@@ -62,6 +62,7 @@ typedef struct VfeClientParams {
     unsigned nb_regions;        /* the RAM is told of in so many pieces; 0 = 1 */
     uint64_t features;          /* taken of those offered; 0 = all that is known here */
     uint64_t protocol_features; /* likewise */
+    bool packed;                /* take packed rings, too, if they are offered */
     bool polls;                 /* no call descriptors: somebody looks at the rings */
 } VfeClientParams;
 

@@ -1,0 +1,477 @@
+/*
+ * test-vhost-user-inflight.c - what a server may have left behind, step by step
+ *
+ * Here nobody is killed: the tests write into the rings and the in-flight region what a server that
+ * ended between any two steps of the protocol would have left there, and look which requests the
+ * next one makes, in which order, and which it answers. The order is in the trace of a log-writes
+ * filter.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+
+#include "block/write-log.h"
+#include "vmm/tests/vhost-user-fixture.h"
+
+#define NB_OFFERED 8
+#define NB_BEFORE  5 /* requests of the life before, all answered */
+
+static VfeSlot offered[NB_OFFERED]; /* of queue 0, in order of the available ring; block i each */
+static VhostUserQueueSplit *region;
+static RingDriver *ring;
+static bool done[NB_OFFERED];
+
+/* --- a life, and what it has left --- */
+
+/* Free descriptors in an order that says nothing. */
+static void shuffle_free_descriptors(void)
+{
+    for (unsigned i = 0; i < QUEUE_SIZE; i++) {
+        ring->next_free[i] = (uint16_t)((i * 37 + 11) % QUEUE_SIZE);
+    }
+    ring->free_head = 5;
+    ring->nb_free = QUEUE_SIZE;
+}
+
+/* A server that ended in peace, and requests that were offered since. */
+static void leave(void)
+{
+    fixture_start(SERVER_PENSTOCK, "driver=log-writes,log=IMAGE.1,file.path=IMAGE", NULL);
+    fixture_connect(NULL);
+    ring = &client.queues[0].ring;
+    for (unsigned i = 0; i < NB_BEFORE; i++) {
+        fixture_write(0, 100 + i, i);
+    }
+    vfe_client_disconnect(&client);
+    fixture_await_idle();
+    EXPECT_EQ(server_stop(&server), 0);
+    region = vfe_inflight_split(&client, 0);
+    ASSERT_TRUE(region != NULL);
+    EXPECT_EQ(region->version, VHOST_USER_INFLIGHT_VERSION);
+    EXPECT_EQ(region->desc_num, QUEUE_SIZE);
+    EXPECT_EQ(region->used_idx, NB_BEFORE);
+    for (unsigned i = 0; i < QUEUE_SIZE; i++) {
+        EXPECT_EQ(region->desc[i].inflight, 0);
+    }
+    shuffle_free_descriptors();
+    for (unsigned i = 0; i < NB_OFFERED; i++) {
+        vfe_slot_init(&offered[i], &client.guest, BLOCK_BYTES);
+        fill_block(vfe_slot_data(&offered[i], &client.guest), 1000 + i);
+        vfe_slot_add(&offered[i], ring, VIRTIO_BLK_T_OUT, i * (BLOCK_BYTES / 512), BLOCK_BYTES,
+                     i % 2);
+    }
+    ring_publish(ring);
+    memset(done, 0, sizeof(done));
+}
+
+/* The server had taken offered[i] as its @counter-th. */
+static void take(unsigned i, uint64_t counter)
+{
+    region->desc[offered[i].head].counter = counter;
+    region->desc[offered[i].head].inflight = 1;
+}
+
+/* It had put offered[i] into the list of those that are used next. */
+static void list(unsigned i)
+{
+    region->desc[offered[i].head].next = region->last_batch_head;
+    region->last_batch_head = offered[i].head;
+}
+
+/* It had filled the used entry of offered[i], @nth of its batch. */
+static void fill_used(unsigned i, unsigned nth)
+{
+    struct vring_used_elem *entry =
+        &ring->used->ring[(le16toh(ring->used->idx) + nth) % QUEUE_SIZE];
+
+    entry->id = htole32(offered[i].head);
+    entry->len = htole32(1);
+    *(uint8_t *)guest_ptr(&client.guest, offered[i].status_gpa) = VIRTIO_BLK_S_OK;
+}
+
+static void publish_used(unsigned nb)
+{
+    ring->used->idx = htole16((uint16_t)(le16toh(ring->used->idx) + nb));
+}
+
+/* --- the next life --- */
+
+static void go_on(void)
+{
+    server_start(&server, NB_QUEUES, "driver=log-writes,log=IMAGE.2,file.path=IMAGE", NULL);
+    ASSERT_EQ(vfe_client_connect(&client, server.socket_path), 0);
+    ASSERT_EQ(vfe_client_start(&client), 0);
+}
+
+static void take_answer(void)
+{
+    uint32_t head, len;
+
+    ASSERT_EQ(vfe_queue_await(&client.queues[0], VFE_ANSWER_MS), 0);
+    ASSERT_TRUE(ring_next_used(ring, &head, &len));
+    for (unsigned i = 0; i < NB_OFFERED; i++) {
+        if (offered[i].head == head) {
+            EXPECT_FALSE(done[i]);
+            EXPECT_EQ(vfe_slot_status(&offered[i], &client.guest), VIRTIO_BLK_S_OK);
+            done[i] = true;
+            return;
+        }
+    }
+    test_fail_abort(__FILE__, __LINE__, "an answer for head %u, which was not offered", head);
+}
+
+/* Every request is answered once, and nothing else is. */
+static void expect_all_answered(void)
+{
+    for (unsigned i = 0; i < NB_OFFERED; i++) {
+        take_answer();
+    }
+    ring_free(ring, offered[0].head);
+    fixture_write(0, 200, 1);
+    EXPECT_EQ(ring_used_index(ring), NB_BEFORE + NB_OFFERED + 1);
+}
+
+/* The writes of the second life: @blocks in this order, then that of expect_all_answered(). */
+static void expect_writes(const unsigned *blocks, unsigned nb_blocks)
+{
+    char path[SERVER_PATH_BYTES + 2];
+    unsigned nb = 0;
+    WriteLog log;
+    Error err;
+
+    snprintf(path, sizeof(path), "%s.2", server.image_path);
+    AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    ASSERT_GE(fd, 0);
+    ASSERT_EQ(write_log_read(&log, fd, UINT64_MAX, &err), 0);
+    for (unsigned i = 0; i < log.nb_requests; i++) {
+        const WriteLogEntry *entry = &log.requests[i];
+
+        if (entry->type == WRITE_LOG_WRITE && nb++ < nb_blocks) {
+            EXPECT_EQ(entry->offset_bytes / BLOCK_BYTES, blocks[nb - 1]);
+        }
+    }
+    EXPECT_EQ(nb, nb_blocks + 1);
+    write_log_finish(&log);
+}
+
+static void finish(void)
+{
+    for (unsigned i = 0; i < QUEUE_SIZE; i++) {
+        EXPECT_EQ(region->desc[i].inflight, 0);
+    }
+    fixture_finish();
+}
+
+#define EXPECT_WRITES(...)                                                                         \
+    expect_writes((const unsigned[]){ __VA_ARGS__ },                                               \
+                  sizeof((const unsigned[]){ __VA_ARGS__ }) / sizeof(unsigned))
+
+/* --- each step --- */
+
+TEST(inflight, nothing_taken)
+{
+    leave();
+    go_on();
+    expect_all_answered();
+    EXPECT_WRITES(0, 1, 2, 3, 4, 5, 6, 7);
+    finish();
+}
+
+/* Taken in another order than the ring has them now, as when entries were taken out of order long
+ * ago. */
+TEST(inflight, taken_requests_are_made_in_their_order_before_new_ones)
+{
+    leave();
+    take(0, 104);
+    take(1, 101);
+    take(2, 103);
+    take(3, 100);
+    take(4, 102);
+    go_on();
+    expect_all_answered();
+    EXPECT_WRITES(3, 1, 4, 2, 0, 5, 6, 7);
+    finish();
+}
+
+TEST(inflight, a_counter_without_its_flag_is_a_request_not_taken)
+{
+    leave();
+    take(0, 100);
+    region->desc[offered[1].head].counter = 101;
+    go_on();
+    expect_all_answered();
+    EXPECT_WRITES(0, 1, 2, 3, 4, 5, 6, 7);
+    finish();
+}
+
+static void take_five(void)
+{
+    for (unsigned i = 0; i < 5; i++) {
+        take(i, 100 + i);
+    }
+}
+
+TEST(inflight, a_batch_in_the_list_but_not_published_is_made_again)
+{
+    leave();
+    take_five();
+    list(1);
+    list(3);
+    fill_used(1, 0);
+    fill_used(3, 1);
+    go_on();
+    expect_all_answered();
+    EXPECT_WRITES(0, 1, 2, 3, 4, 5, 6, 7);
+    finish();
+}
+
+TEST(inflight, a_batch_that_was_published_is_not_made_again)
+{
+    leave();
+    take_five();
+    list(1);
+    list(3);
+    fill_used(1, 0);
+    fill_used(3, 1);
+    publish_used(2);
+    go_on();
+    expect_all_answered();
+    EXPECT_WRITES(0, 2, 4, 5, 6, 7);
+    finish();
+}
+
+TEST(inflight, a_batch_with_some_flags_cleared_is_not_made_again)
+{
+    leave();
+    take_five();
+    list(1);
+    list(3);
+    fill_used(1, 0);
+    fill_used(3, 1);
+    publish_used(2);
+    region->desc[offered[3].head].inflight = 0;
+    go_on();
+    expect_all_answered();
+    EXPECT_WRITES(0, 2, 4, 5, 6, 7);
+    finish();
+}
+
+TEST(inflight, a_batch_with_all_flags_cleared_is_not_made_again)
+{
+    leave();
+    take_five();
+    list(1);
+    list(3);
+    fill_used(1, 0);
+    fill_used(3, 1);
+    publish_used(2);
+    region->desc[offered[1].head].inflight = 0;
+    region->desc[offered[3].head].inflight = 0;
+    go_on();
+    expect_all_answered();
+    EXPECT_WRITES(0, 2, 4, 5, 6, 7);
+    finish();
+}
+
+TEST(inflight, a_batch_that_was_finished_is_not_made_again)
+{
+    leave();
+    take_five();
+    list(1);
+    list(3);
+    fill_used(1, 0);
+    fill_used(3, 1);
+    publish_used(2);
+    region->desc[offered[1].head].inflight = 0;
+    region->desc[offered[3].head].inflight = 0;
+    region->used_idx += 2;
+    go_on();
+    expect_all_answered();
+    EXPECT_WRITES(0, 2, 4, 5, 6, 7);
+    finish();
+}
+
+/* The list goes on into batches of long ago; only the last one counts. */
+TEST(inflight, an_old_batch_in_the_list_is_left_alone)
+{
+    leave();
+    take_five();
+    list(0); /* was answered long ago, and its descriptor is in flight again */
+    list(2);
+    list(1);
+    list(3);
+    fill_used(1, 0);
+    fill_used(3, 1);
+    publish_used(2);
+    go_on();
+    expect_all_answered();
+    EXPECT_WRITES(0, 2, 4, 5, 6, 7);
+    finish();
+}
+
+TEST(inflight, new_requests_are_counted_on)
+{
+    uint64_t highest = 0;
+
+    leave();
+    take_five();
+    go_on();
+    expect_all_answered();
+    for (unsigned i = 5; i < NB_OFFERED; i++) {
+        EXPECT_GE(region->desc[offered[i].head].counter, 105);
+        highest = MAX(highest, region->desc[offered[i].head].counter);
+    }
+    EXPECT_LT(highest, 105 + 2 * QUEUE_SIZE);
+    finish();
+}
+
+/* The used index was published, and the one who had to signal it was killed. */
+TEST(inflight, a_driver_that_sleeps_is_woken_for_what_was_published)
+{
+    struct pollfd poller = { .events = POLLIN };
+    eventfd_t count;
+
+    leave();
+    take(0, 100);
+    list(0);
+    fill_used(0, 0);
+    publish_used(1);
+    while (eventfd_read(client.queues[0].call_fd, &count) == 0) {
+        /* of the life before */
+    }
+    poller.fd = client.queues[0].call_fd;
+    EXPECT_EQ(poll(&poller, 1, 0), 0);
+    go_on();
+    EXPECT_EQ(poll(&poller, 1, VFE_ANSWER_MS), 1);
+    expect_all_answered();
+    finish();
+}
+
+/* --- what no server has left there --- */
+
+static uint64_t seed = 1;
+
+static uint8_t next_byte(void)
+{
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (uint8_t)(seed >> 56);
+}
+
+static void list_that_loops(void)
+{
+    take_five();
+    region->desc[offered[0].head].next = offered[1].head;
+    region->desc[offered[1].head].next = offered[0].head;
+    region->last_batch_head = offered[0].head;
+    publish_used(40);
+}
+
+static void list_that_leaves(void)
+{
+    take_five();
+    region->last_batch_head = UINT16_MAX;
+    publish_used(2);
+}
+
+static void used_index_that_jumps(void)
+{
+    region->used_idx = (uint16_t)(region->used_idx - 5000);
+}
+
+static void all_in_flight(void)
+{
+    for (unsigned i = 0; i < QUEUE_SIZE; i++) {
+        region->desc[i].inflight = 0xff;
+        region->desc[i].counter = UINT64_MAX;
+    }
+}
+
+static void another_version(void)
+{
+    region->version = 7;
+}
+
+static void another_size(void)
+{
+    region->desc_num = UINT16_MAX;
+}
+
+static void noise(void)
+{
+    for (size_t i = 0; i < client.inflight.mmap_size; i++) {
+        ((uint8_t *)client.inflight_map)[i] = next_byte();
+    }
+}
+
+static void noise_behind_the_head(void)
+{
+    for (size_t i = sizeof(*region); i < client.inflight.mmap_size; i++) {
+        ((uint8_t *)client.inflight_map)[i] = next_byte() & next_byte() & next_byte();
+    }
+}
+
+/* Whatever stands there, the server neither falls nor gets stuck, and serves the next client. */
+static void expect_survival(void (*spoil)(void))
+{
+    VfeReply reply;
+    int status;
+
+    leave();
+    spoil();
+    server_start(&server, NB_QUEUES, "path=IMAGE", NULL);
+    ASSERT_EQ(vfe_client_connect(&client, server.socket_path), 0);
+    /* some are refused, others make requests of what is in descriptors that were once used */
+    int ret = vfe_client_start(&client);
+
+    EXPECT_TRUE(ret == 0 || ret == -ECONNRESET || ret == -EPIPE || ret == -EREMOTEIO);
+    vfe_client_finish(&client);
+    AUTO_FD int next = vfe_connect(server.socket_path);
+
+    ASSERT_GE(next, 0);
+    ASSERT_EQ(vfe_send(next, VHOST_USER_GET_FEATURES, 0, NULL, 0, NULL, 0), 0);
+    ASSERT_EQ(vfe_receive(next, &reply), 0);
+    status = server_stop(&server);
+    EXPECT_EQ(status, 0);
+    server_finish(&server);
+}
+
+TEST(inflight, survives_a_list_that_loops)
+{
+    expect_survival(list_that_loops);
+}
+
+TEST(inflight, survives_a_list_that_leaves_the_table)
+{
+    expect_survival(list_that_leaves);
+}
+
+TEST(inflight, survives_a_used_index_that_jumps)
+{
+    expect_survival(used_index_that_jumps);
+}
+
+TEST(inflight, survives_more_in_flight_than_were_offered)
+{
+    expect_survival(all_in_flight);
+}
+
+TEST(inflight, survives_another_version)
+{
+    expect_survival(another_version);
+}
+
+TEST(inflight, survives_another_size)
+{
+    expect_survival(another_size);
+}
+
+TEST(inflight, survives_noise)
+{
+    for (unsigned i = 0; i < 10; i++) {
+        expect_survival(i % 2 ? noise : noise_behind_the_head);
+    }
+}
+
+TEST_MAIN()
