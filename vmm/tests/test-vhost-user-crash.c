@@ -22,7 +22,7 @@
 #include "vmm/tests/vhost-user-fixture.h"
 
 #define ROUNDS_DEFAULT (HAVE_ASAN || HAVE_TSAN ? 40 : 200)
-#define DEPTH          24 /* requests of a queue */
+#define DEPTH          (QUEUE_SIZE / 3) /* requests of a queue */
 #define NB_BLOCKS      48
 #define TRAP_BLOCK     NB_BLOCKS /* where requests go that were answered already */
 #define POISON         0xbad00000u
