@@ -20,6 +20,7 @@
 #include "io/base/thread.h"
 #include "vmm/cmd.h"
 #include "vmm/export-config.h"
+#include "vmm/export-control.h"
 #include "vmm/export-vhu.h"
 #include "vmm/machine.h"
 #include "vmm/service.h"
@@ -42,6 +43,7 @@ typedef struct Export {
     BlockBackend *blks[EXPORT_DISKS_MAX]; /* the NBD server's */
     NbdServer *server;                    /* NULL: no NBD */
     VhuExport vhus[EXPORT_VHUS_MAX];
+    ExportControl control;
     bool usage; /* a failure is the command line's fault */
     bool stopping, stopped;
 } Export;
@@ -75,6 +77,15 @@ static void begin_to_stop(Export *export)
     } else {
         cmd_complain("export: out of memory");
         export->stopping = false; /* the next signal tries again */
+    }
+}
+
+static void quit_cb(void *opaque)
+{
+    Export *export = opaque;
+
+    if (!export->stopping) {
+        begin_to_stop(export);
     }
 }
 
@@ -291,6 +302,37 @@ static main_fn int create_vhus(Export *export, Error *err)
     return ret;
 }
 
+/* The device that serves a disk first; NULL. */
+static const VhuExport *find_vhu(const Export *export, unsigned disk)
+{
+    for (unsigned i = 0; i < export->config.nb_vhus; i++) {
+        if (export->config.vhus[i].disk == disk) {
+            return &export->vhus[i];
+        }
+    }
+    return NULL;
+}
+
+static main_fn int create_control(Export *export, Error *err)
+{
+    int ret;
+
+    if (!export->config.control_path) {
+        return 0;
+    }
+    ret = export_control_create(&export->control, export->config.control_path, export->iothreads,
+                                export->nb_iothreads, quit_cb, export, err);
+    for (unsigned i = 0; ret == 0 && i < export->config.nb_disks; i++) {
+        const VhuExport *vhu = find_vhu(export, i);
+        BlockBackend *blk = export->blks[i] ? export->blks[i] : vhu ? vhu->blk : NULL;
+
+        if (blk) {
+            ret = export_control_add_disk(&export->control, blk, vhu ? vhu->vblk : NULL, err);
+        }
+    }
+    return ret;
+}
+
 static main_fn int create_server(Export *export, Error *err)
 {
     const ExportConfig *config = &export->config;
@@ -341,7 +383,8 @@ static main_fn int build(Export *export, Error *err)
     if ((config->fork && (ret = service_fork(&export->service, err)) < 0) ||
         (ret = open_main_context(export, err)) < 0 || (ret = open_signals(export, err)) < 0 ||
         (ret = create_iothreads(export, err)) < 0 || (ret = create_server(export, err)) < 0 ||
-        (ret = open_disks(export, err)) < 0 || (ret = create_vhus(export, err)) < 0 || (ret = listen_everywhere(export, err)) < 0) {
+        (ret = open_disks(export, err)) < 0 || (ret = create_vhus(export, err)) < 0 ||
+        (ret = listen_everywhere(export, err)) < 0 || (ret = create_control(export, err)) < 0) {
         return ret;
     }
     return config->pid_file ? service_write_pid(&export->service, config->pid_file, err) : 0;
@@ -383,6 +426,9 @@ static main_fn int finish(Export *export)
 {
     int ret = 0;
 
+    if (export->main) {
+        export_control_end(&export->control);
+    }
     nbd_server_destroy(export->server);
     if (export->main) {
         ret = close_disks(export);
@@ -415,6 +461,7 @@ static main_fn void start_servers(Export *export)
     for (unsigned i = 0; i < export->config.nb_vhus; i++) {
         vhu_server_start(export->vhus[i].server);
     }
+    export_control_start(&export->control);
 }
 
 static main_fn int serve(Export *export)

@@ -60,6 +60,7 @@ const char export_help[] =
     "  --workers N           most worker threads, 1 to 1024 (default 64)\n"
     "  --fork                go to the background once clients can connect\n"
     "  --pid-file FILE       written before that, removed at the end\n"
+    "  --control PATH        a unix socket for penstock ctl and QMP clients\n"
     "  --log-level error|warn|info|debug\n"
     "  --help\n"
     "\n"
@@ -78,6 +79,7 @@ enum {
     OPT_WORKERS,
     OPT_FORK,
     OPT_PID_FILE,
+    OPT_CONTROL,
     OPT_LOG_LEVEL,
     OPT_HELP,
     OPT_VHOST_USER,
@@ -102,6 +104,7 @@ static const struct option options[] = {
     { "workers", required_argument, NULL, OPT_WORKERS },
     { "fork", no_argument, NULL, OPT_FORK },
     { "pid-file", required_argument, NULL, OPT_PID_FILE },
+    { "control", required_argument, NULL, OPT_CONTROL },
     { "log-level", required_argument, NULL, OPT_LOG_LEVEL },
     { "help", no_argument, NULL, OPT_HELP },
     { "vhost-user", required_argument, NULL, OPT_VHOST_USER },
@@ -379,6 +382,9 @@ static int parse_option(ExportConfig *config, int option, const char *text, Erro
     case OPT_PID_FILE:
         return config->pid_file ? error_set(err, -EINVAL, "--pid-file is given twice")
                                 : copy_string(&config->pid_file, text, err);
+    case OPT_CONTROL:
+        return config->control_path ? error_set(err, -EINVAL, "--control is given twice")
+                                    : copy_string(&config->control_path, text, err);
     case OPT_LOG_LEVEL:
         return log_level_parse(text, &config->log_level) < 0
                    ? error_set(err, -EINVAL, "--log-level: '%s' is not error, warn, info or debug",
@@ -591,5 +597,6 @@ void export_config_finish(ExportConfig *config)
         free(config->iothreads[i].id);
     }
     free(config->pid_file);
+    free(config->control_path);
     memset(config, 0, sizeof(*config));
 }

@@ -62,7 +62,8 @@ typedef struct ExportConfig {
     unsigned max_workers;
     bool read_only; /* all disks */
     bool fork;
-    char *pid_file; /* NULL = none */
+    char *pid_file;     /* NULL = none */
+    char *control_path; /* likewise */
     LogLevel log_level;
     bool help;
     bool print_capabilities; /* and nothing else matters */

@@ -185,13 +185,16 @@ static json_t *describe_disk(const QmpDisk *disk)
     return object;
 }
 
-static int describe_disks(QmpTarget *target, json_t *(*describe)(const QmpDisk *disk),
-                          json_t **ret_result, Error *err)
+static int describe_disks(QmpTarget *target, bool with_device,
+                          json_t *(*describe)(const QmpDisk *disk), json_t **ret_result,
+                          Error *err)
 {
     json_t *disks = json_array();
 
     for (unsigned i = 0; i < target->nb_disks; i++) {
-        if (!append(disks, describe(&target->disks[i]))) {
+        bool wanted = target->disks[i].vblk || !with_device;
+
+        if (wanted && !append(disks, describe(&target->disks[i]))) {
             json_decref(disks);
             return oom(err);
         }
@@ -203,7 +206,7 @@ static int describe_disks(QmpTarget *target, json_t *(*describe)(const QmpDisk *
 static co_fn int co_query_block(QmpTarget *target, const json_t *args, json_t **ret_result,
                                 Error *err)
 {
-    return describe_disks(target, describe_disk, ret_result, err);
+    return describe_disks(target, false, describe_disk, ret_result, err);
 }
 
 /* --- query-blockstats --- */
@@ -344,7 +347,7 @@ static json_t *describe_stats(const QmpDisk *disk)
 static co_fn int co_query_blockstats(QmpTarget *target, const json_t *args, json_t **ret_result,
                                      Error *err)
 {
-    return describe_disks(target, describe_stats, ret_result, err);
+    return describe_disks(target, true, describe_stats, ret_result, err);
 }
 
 /* --- block_resize --- */
@@ -636,8 +639,7 @@ const QmpCommand qmp_block_commands[] = {
       .help = "disks, their nodes from the guest downwards, and the thread of each queue",
       .co_run = co_query_block },
     { .name = "query-blockstats",
-      .help = "requests and latencies of each disk and queue",
-      .flags = QMP_GUEST,
+      .help = "requests and latencies of each disk that is a device, and its queues",
       .co_run = co_query_blockstats },
     { .name = "block_resize",
       .help = "make a disk longer or shorter; the guest is told",

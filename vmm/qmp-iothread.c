@@ -139,6 +139,9 @@ static co_fn int co_queue_move(QmpTarget *target, const json_t *args, json_t **r
     if (!to) {
         return err->code;
     }
+    if (!disk->vblk) {
+        return error_set(err, -EINVAL, "disk '%s' has no queues", blk_id(disk->blk));
+    }
     VirtioDevice *vdev = virtio_blk_device(disk->vblk);
 
     if (queue >= vdev->nb_queues) {
@@ -174,7 +177,7 @@ const QmpCommand qmp_iothread_commands[] = {
                 { "poll-weight", QMP_NUMBER, true } } },
     { .name = "x-queue-move",
       .help = "let another IOThread serve a queue",
-      .flags = QMP_CHANGES | QMP_GUEST,
+      .flags = QMP_CHANGES,
       .co_run = co_queue_move,
       .args = { { "device", QMP_STRING }, { "queue", QMP_NUMBER }, { "iothread", QMP_STRING } } },
     { .name = NULL },

@@ -30,7 +30,7 @@
 
 typedef struct QmpDisk {
     BlockBackend *blk;
-    VirtioBlk *vblk;      /* NULL = no guest has it */
+    VirtioBlk *vblk;      /* the device that has it; NULL = none */
     IOThread **iothreads; /* of each queue, a reference each; borrowed from the disk's owner */
     /* Filters that commands have put in, with a reference; NULL = none. */
     BlockNode *throttle, *faulty;
