@@ -63,6 +63,7 @@ static void set(World *world, unsigned reg, uint32_t value)
 
 static void negotiate(World *world, uint64_t features)
 {
+    features |= blk_guest_ring_feature(&world->blk);
     set(world, VIRTIO_MMIO_STATUS, 0);
     set(world, VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE);
     set(world, VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);

@@ -206,6 +206,7 @@ static uint64_t offered_features(World *world)
 
 static void negotiate(World *world, uint64_t features)
 {
+    features |= blk_guest_ring_feature(&world->blk);
     set_status(world, 0);
     EXPECT_EQ(get_status(world), 0);
     set_status(world, VIRTIO_CONFIG_S_ACKNOWLEDGE);
