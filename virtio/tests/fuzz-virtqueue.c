@@ -1,5 +1,5 @@
 /*
- * fuzz-virtqueue.c - two split rings whose driver writes anything into them
+ * fuzz-virtqueue.c - two rings, split or packed, whose driver writes anything into them
  *
  * The input is a byte that chooses features and a list of actions, 16 bytes each: what, which
  * queue, and the fields of a descriptor, which also serve as index, address or value. The device
@@ -8,15 +8,16 @@
  * What has to hold, whatever the input:
  * 1. Every piece of an element lies in guest memory: each is read or written from its first byte to
  *    its last, what surrounds the regions has no access rights.
- * 2. The parts of an element add up, heads are within the ring and in flight once, no more
- *    elements are out than the ring has entries.
+ * 2. The parts of an element add up, heads are within the ring (a packed one's are any number) and
+ *    in flight once, no more elements or slots are out than the ring has.
  * 3. The work is bounded: a run that hangs is killed.
  * 4. A reset, of the device or of a queue, waits for what is out; the queue then serves an honest
  *    driver.
  *
  * With libFuzzer:
  *     clang -fsanitize=fuzzer,address,undefined -g -D_GNU_SOURCE -I. -o fuzz-virtqueue \
- *         virtio/tests/{fuzz-virtqueue,ring-driver,test-device}.c $(find virtio block io \
+ *         virtio/tests/{fuzz-virtqueue,ring-driver,ring-packed,test-device}.c \
+ *         guest-tests/harness/harness.c $(find virtio block io \
  *         -maxdepth 2 -name '*.[cS]' ! -path '*tests*' ! -name '*aarch64*') -luring -lpthread
  *     ./fuzz-virtqueue -max_len=4096 virtio/tests/corpus-virtqueue
  *
@@ -123,31 +124,45 @@ static void check_part(const struct iovec *iov, unsigned nb_iov, uint64_t len_by
     ASSERT_EQ(sum, len_bytes);
 }
 
+static void check_queue(const VirtQueue *vq, unsigned nb_out, unsigned nb_slots)
+{
+    ASSERT_EQ(vq->in_flight, nb_out);
+    ASSERT_LE(vq->in_flight, vq->size);
+    if (!vq->is_packed) {
+        ASSERT_LE((uint16_t)(vq->split.avail_seen - vq->split.last_avail), vq->size);
+    } else if (vq->started) {
+        ASSERT_LT(vq->packed.avail.slot, vq->size);
+        ASSERT_LT(vq->packed.used.slot, vq->size);
+        ASSERT_LE(vq->packed.slots_out, vq->size);
+        ASSERT_GE(vq->packed.slots_out, nb_slots); /* those of detached ones, too */
+    }
+}
+
 static void check_held(void)
 {
-    bool out[QUEUES][OFFERED] = { 0 };
-    unsigned nb_out[QUEUES] = { 0 };
+    static bool out[QUEUES][UINT16_MAX + 1];
+    unsigned nb_out[QUEUES] = { 0 }, nb_slots[QUEUES] = { 0 };
 
     for (unsigned i = 0; i < dev.nb_held; i++) {
         VqElem *elem = dev.held[i];
         VirtQueue *vq = elem->vq;
 
         ASSERT_TRUE(elem->in_use);
-        ASSERT_LT(elem->head, vq->size);
+        ASSERT_TRUE(elem->head < vq->size || vq->is_packed);
         ASSERT_FALSE(out[vq->index][elem->head]);
         out[vq->index][elem->head] = true;
         nb_out[vq->index]++;
+        nb_slots[vq->index] += elem->nb_slots;
         ASSERT_GT(elem->nb_out + elem->nb_in, 0);
         ASSERT_LE(elem->nb_out + elem->nb_in, VQ_ELEM_IOV_MAX);
         check_part(elem->iov, elem->nb_out, elem->out_bytes, false);
         check_part(elem->iov + elem->nb_out, elem->nb_in, elem->in_bytes, true);
     }
     for (unsigned q = 0; q < QUEUES; q++) {
-        VirtQueue *vq = &dev.vdev.queues[q];
-
-        ASSERT_EQ(vq->in_flight, nb_out[q]);
-        ASSERT_LE(vq->in_flight, vq->size);
-        ASSERT_LE((uint16_t)(vq->split.avail_seen - vq->split.last_avail), vq->size);
+        check_queue(&dev.vdev.queues[q], nb_out[q], nb_slots[q]);
+    }
+    for (unsigned i = 0; i < dev.nb_held; i++) {
+        out[dev.held[i]->vq->index][dev.held[i]->head] = false;
     }
 }
 
@@ -188,8 +203,12 @@ static void keep_nothing(unsigned queue)
     let_all_go(queue);
 }
 
-static void start(unsigned log2_size)
+/* Of the packed format any size, else a power of 2. */
+static void start(unsigned choice)
 {
+    bool packed = features & FEATURE(VIRTIO_F_RING_PACKED);
+    unsigned size = packed ? 1 + choice % OFFERED : 1u << choice % 7;
+
     for (unsigned q = 0; q < QUEUES; q++) {
         keep_nothing(q);
     }
@@ -198,11 +217,37 @@ static void start(unsigned log2_size)
                                              FEATURE(VIRTIO_F_RING_RESET)));
     guest_rewind(&guest);
     for (unsigned q = 0; q < QUEUES; q++) {
-        ring_init(&rings[q], &guest, &dev.vdev, q, (uint16_t)(1u << log2_size % 7));
+        ring_init(&rings[q], &guest, &dev.vdev, q, (uint16_t)size);
         dev_enable_queue(&dev.vdev, q);
     }
     dev.hold = true;
     dev_driver_ok(&dev.vdev);
+}
+
+static void *aligned_at(uint64_t gpa, uint64_t len_bytes, uint64_t align_bytes)
+{
+    void *hva = gm_translate(&guest.gm, GPA(gpa), len_bytes);
+
+    return (uintptr_t)hva % align_bytes == 0 ? hva : NULL;
+}
+
+/* The driver of a packed ring goes where the queue is going to be, if that is memory. */
+static void follow(RingDriver *ring, const VirtQueue *vq)
+{
+    RingPacked *packed = &ring->packed;
+    void *desc = aligned_at(vq->cfg_desc_gpa, 16 * MAX(vq->cfg_size, 1), 16);
+    void *driver_event = aligned_at(vq->cfg_avail_gpa, 4, 4);
+    void *device_event = aligned_at(vq->cfg_used_gpa, 4, 4);
+    VqBase base = vq_base(vq);
+
+    if (!ring->is_packed || !desc || !driver_event || !device_event || vq->cfg_size == 0) {
+        return;
+    }
+    packed->desc = desc;
+    packed->driver_event = driver_event;
+    packed->device_event = device_event;
+    packed->size = vq->cfg_size;
+    ring_packed_begin_at(packed, (base.avail & 0x7fffu) + (base.avail >> 15 ? 0 : vq->cfg_size));
 }
 
 static void restart_queue(const Action *action)
@@ -220,6 +265,10 @@ static void restart_queue(const Action *action)
         vdev_queue_set_address(&dev.vdev, vq, part, false, (uint32_t)part_gpa);
         vdev_queue_set_address(&dev.vdev, vq, part, true, (uint32_t)(part_gpa >> 32));
     }
+    if (action->flags & 0x100) {
+        vq_set_base(vq, (VqBase){ (uint16_t)action->len, (uint16_t)(action->len >> 16) });
+    }
+    follow(&rings[action->queue], vq);
     dev_enable_queue(&dev.vdev, action->queue);
 }
 
@@ -243,10 +292,53 @@ static void write_table(const Action *action)
     ring_write_desc(hva, address(action), action->len, action->flags, action->next);
 }
 
+/* What a driver of a packed ring does otherwise; false: the rest is the same. */
+static bool act_packed(RingDriver *ring, const Action *action)
+{
+    RingPacked *packed = &ring->packed;
+    unsigned slot = action->what / 16 % packed->size;
+    uint16_t owner = RING_F_AVAIL | RING_F_USED;
+
+    switch (action->what % 16) {
+    case 0 ... 1:
+        ring_packed_put(packed, address(action), action->len, action->flags & ~owner, action->next);
+        return true;
+    case 2:
+        ring_packed_write_desc(&packed->desc[slot], address(action), action->len, action->flags,
+                               action->next);
+        return true;
+    case 3:
+        ring_packed_write_desc(
+            gm_translate(&guest.gm, GPA(LOW_GPA + RINGS_BYTES + action->what / 16 * 16u), 16),
+            address(action), action->len, action->flags, action->next);
+        return true;
+    case 5 ... 6:
+        for (unsigned i = 0; i <= action->next % OFFERED; i++) {
+            ring_packed_put(packed, address(action), action->len,
+                            action->flags & VRING_DESC_F_WRITE, (uint16_t)(action->next + i));
+        }
+        break;
+    case 7:
+        packed->desc[slot].flags ^= htole16(owner);
+        break;
+    case 8:
+        ring_packed_set_event(packed, action->flags, action->next);
+        return true;
+    default:
+        return false;
+    }
+    ring_publish(ring);
+    ring_kick(ring);
+    return true;
+}
+
 static void act(const Action *action)
 {
     RingDriver *ring = &rings[action->queue];
 
+    if (ring->is_packed && act_packed(ring, action)) {
+        return;
+    }
     switch (action->what % 16) {
     case 0 ... 2:
         ring_set_desc(ring, action->what / 16 % ring->size, address(action), action->len,
@@ -326,9 +418,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
     test_device_init(&dev, &guest, QUEUES, OFFERED);
     memory_init();
     features = (choice & 1 ? 0 : FEATURE(VIRTIO_RING_F_INDIRECT_DESC)) |
-               (choice & 2 ? FEATURE(VIRTIO_RING_F_EVENT_IDX) : 0);
+               (choice & 2 ? FEATURE(VIRTIO_RING_F_EVENT_IDX) : 0) |
+               (choice & 128 ? FEATURE(VIRTIO_F_RING_PACKED) : 0);
     memset(rings, 0, sizeof(rings));
-    start(choice >> 2);
+    start(choice >> 2 & 31);
     for (size_t n = 0; n < ACTIONS_MAX && (n + 1) * ACTION_BYTES <= len_bytes; n++) {
         const uint8_t *bytes = data + n * ACTION_BYTES;
         Action action = { .what = bytes[0], .queue = bytes[1] % QUEUES, .place = bytes[2] };
