@@ -706,14 +706,38 @@ static int truncate_blocking(void *opaque)
     return ftruncate(call->s->fd, (off_t)call->length_bytes) < 0 ? -errno : 0;
 }
 
+static int length_blocking(void *opaque)
+{
+    LengthCall *call = opaque;
+
+    return get_length(call->s, &call->length_bytes);
+}
+
+/* Others change a device's length; to be told the new one is how we may come to see it. */
+static co_fn int truncate_device(BlockNode *node, uint64_t length_bytes, Error *err)
+{
+    LengthCall call = { .s = node->state };
+    int ret = aio_co_run_blocking(length_blocking, &call);
+
+    if (ret < 0) {
+        return error_set(err, ret, "'%s': cannot get the device's size: %s", node->name,
+                         error_strerror(ret));
+    }
+    if (call.length_bytes != length_bytes) {
+        return error_set(err, -EOPNOTSUPP, "'%s': the length of a device, %" PRIu64
+                         " bytes, cannot be changed",
+                         node->name, call.length_bytes);
+    }
+    return 0;
+}
+
 static co_fn int file_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err)
 {
     LengthCall call = { .s = node->state, .length_bytes = length_bytes };
     int ret;
 
     if (call.s->is_device) {
-        return error_set(err, -EOPNOTSUPP, "'%s': the length of a device cannot be changed",
-                         node->name);
+        return truncate_device(node, length_bytes, err);
     }
     if (length_bytes > INT64_MAX) {
         return error_set(err, -EFBIG, "'%s': %" PRIu64 " bytes are more than a file can have",
@@ -725,13 +749,6 @@ static co_fn int file_co_truncate(BlockNode *node, uint64_t length_bytes, Error 
                          length_bytes, error_strerror(ret));
     }
     return 0;
-}
-
-static int length_blocking(void *opaque)
-{
-    LengthCall *call = opaque;
-
-    return get_length(call->s, &call->length_bytes);
 }
 
 static co_fn int file_co_get_length(BlockNode *node, uint64_t *ret_length_bytes)

@@ -1046,6 +1046,84 @@ TEST(file, a_device_that_becomes_smaller_gives_errors_and_nothing_else)
     place_finish(&p);
 }
 
+TEST(file, a_device_that_becomes_larger_is_seen_when_its_new_length_is_named)
+{
+    Place p;
+    char device[32], buf[4096];
+    Error err = { 0 };
+    int loop;
+
+    place_init(&p);
+    make_file(p.path, MODEL_BYTES, 'a');
+    loop = make_loop(p.path, 4096, device, sizeof(device));
+    if (loop < 0) {
+        unlink(p.path);
+        rmdir(p.dir);
+        TEST_SKIP("no loop device can be set up: %s", error_strerror(errno));
+    }
+    BlockBackend *blk = must_open(device, "");
+
+    EXPECT_EQ(blk_truncate(blk, 2 * MODEL_BYTES, &err), -EOPNOTSUPP);
+    EXPECT_TRUE(strstr(err.msg, "the length of a device") != NULL);
+    ASSERT_EQ(truncate(p.path, 2 * MODEL_BYTES), 0);
+    ASSERT_EQ(ioctl(loop, LOOP_SET_CAPACITY, 0), 0);
+    EXPECT_EQ(blk_length(blk), MODEL_BYTES);
+    EXPECT_EQ(run_read(blk, MODEL_BYTES, 4096, buf), -EINVAL);
+    EXPECT_EQ(blk_truncate(blk, MODEL_BYTES, NULL), -EOPNOTSUPP);
+    EXPECT_EQ(blk_truncate(blk, 2 * MODEL_BYTES, NULL), 0);
+    EXPECT_EQ(blk_length(blk), 2 * MODEL_BYTES);
+    EXPECT_EQ(run_read(blk, 2 * MODEL_BYTES - 4096, 4096, buf), 0);
+    EXPECT_TRUE(all_bytes(buf, 4096, 0));
+    EXPECT_EQ(blk_close(blk), 0);
+    close(loop);
+    place_finish(&p);
+}
+
+/* The file of a loop device without a byte left: no request finds any storage. */
+TEST(file, a_device_that_is_gone_gives_errors_and_nothing_else)
+{
+    Place p;
+    char device[32], buf[4096] = { 0 };
+    int loop;
+
+    place_init(&p);
+    make_file(p.path, MODEL_BYTES, 'a');
+    loop = make_loop(p.path, 4096, device, sizeof(device));
+    if (loop < 0) {
+        unlink(p.path);
+        rmdir(p.dir);
+        TEST_SKIP("no loop device can be set up: %s", error_strerror(errno));
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(caches); i++) {
+        uint64_t len_bytes;
+
+        make_file(p.path, MODEL_BYTES, 'a');
+        ASSERT_EQ(ioctl(loop, LOOP_SET_CAPACITY, 0), 0);
+        BlockBackend *blk = must_open(device, caches[i]);
+
+        ASSERT_EQ(truncate(p.path, 0), 0);
+        ASSERT_EQ(ioctl(loop, LOOP_SET_CAPACITY, 0), 0);
+        for (uint64_t at = 0; at < MODEL_BYTES; at += MODEL_BYTES / 2) {
+            EXPECT_EQ(run_read(blk, at, 4096, buf), -EIO);
+            EXPECT_LT(run_write(blk, at, 4096, buf, 0), 0);
+            EXPECT_LT(run_write(blk, at, 4096, buf, BLK_FUA), 0);
+            EXPECT_LT(run_zeroes(blk, at, 4096, 0), 0);
+            EXPECT_LE(run_discard(blk, at, 4096), 0);
+            EXPECT_LE(run_status(blk, at, 4096, &len_bytes), BLK_STATUS_DATA);
+        }
+        EXPECT_LE(run_flush(blk), 0);
+        EXPECT_EQ(blk_in_flight(blk), 0u);
+
+        make_file(p.path, MODEL_BYTES, 'b'); /* and back again */
+        ASSERT_EQ(ioctl(loop, LOOP_SET_CAPACITY, 0), 0);
+        EXPECT_EQ(run_read(blk, 0, 4096, buf), 0);
+        EXPECT_TRUE(all_bytes(buf, 4096, 'b'));
+        EXPECT_EQ(blk_close(blk), 0);
+    }
+    close(loop);
+    place_finish(&p);
+}
+
 /* A file system whose O_DIRECT needs 4096: ext4 on such a device, mounted for this process
  * alone. */
 static bool mount_ext4(const char *device, const char *dir)
