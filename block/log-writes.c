@@ -6,19 +6,39 @@
  * PATH is made, and must not exist: it becomes a trace (write-log.h) of writes with their data,
  * zeroes, discards and flushes, with begin and end of each. A request begins when it is in the
  * trace, and ends for who made it when its end is there, so that what the trace allows is what a
- * crash may have left. An error of the trace is an error of the request.
+ * crash may have left. An error of the trace is an error of the request, and of all that follow: a
+ * trace with a gap would say that nothing was written after it.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "block/block-driver.h"
 #include "block/write-log.h"
 
 typedef struct LogWritesState {
+    char *path;
     int fd;
     WriteLogWriter writer;
 } LogWritesState;
+
+static int create_log(BlockNode *node, LogWritesState *s)
+{
+    int ret;
+
+    s->fd = open(s->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (s->fd < 0) {
+        return -errno;
+    }
+    ret = write_log_writer_init(&s->writer, s->fd, atomic_load(&node->length_bytes));
+    if (ret < 0) {
+        close(s->fd);
+        unlink(s->path);
+    }
+    return ret;
+}
 
 static int log_writes_open(BlockNode *node, Opts *opts, Error *err)
 {
@@ -29,24 +49,30 @@ static int log_writes_open(BlockNode *node, Opts *opts, Error *err)
     if (!path) {
         return error_set(err, -EINVAL, "%s: log=PATH is missing", opts->what);
     }
-    s->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    ret = s->fd < 0 ? -errno : 0;
-    if (ret == 0) {
-        ret = write_log_writer_init(&s->writer, s->fd, atomic_load(&node->length_bytes));
-        if (ret < 0) {
-            close(s->fd);
-        }
+    s->path = strdup(path);
+    if (!s->path) {
+        return error_set(err, -ENOMEM, "%s: out of memory", opts->what);
     }
-    return ret < 0 ? error_set(err, ret, "%s: log: %s: %s", opts->what, path, error_strerror(ret))
-                   : 0;
+    ret = create_log(node, s);
+    if (ret < 0) {
+        free(s->path);
+        return error_set(err, ret, "%s: log: %s: %s", opts->what, path, error_strerror(ret));
+    }
+    return 0;
 }
 
+/* A disk that could be written has been flushed at its end at least. A trace without any request is
+ * that of one whose opening failed further up, and would be in the way of the next try. */
 static void log_writes_close(BlockNode *node)
 {
     LogWritesState *s = node->state;
 
+    if (s->writer.last_serial == 0) {
+        unlink(s->path);
+    }
     write_log_writer_finish(&s->writer);
     close(s->fd);
+    free(s->path);
 }
 
 static co_fn GRAPH_RD int log_writes_co_pwritev(BlockNode *node, uint64_t offset_bytes,

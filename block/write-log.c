@@ -4,7 +4,8 @@
  * Invariants:
  *   (1) The place of an entry is taken under the lock, so the order of entries is that of taking;
  *       the entry is in the file before write_log_co_begin() or _done() returns.
- *   (2) Of what a reader keeps, serials are 1, 2, 3 ... in order; no range leaves the disk.
+ *   (2) After an entry that could not be written none is: what is behind a gap cannot be read.
+ *   (3) Of what a reader keeps, serials are 1, 2, 3 ... in order; no range leaves the disk.
  */
 #include "block/write-log.h"
 
@@ -111,18 +112,22 @@ void write_log_writer_finish(WriteLogWriter *w)
 
 static co_fn int co_put(WriteLogWriter *w, const void *buf, size_t len_bytes, uint64_t at_bytes)
 {
-    while (len_bytes > 0) {
+    int error = atomic_load(&w->error);
+
+    while (len_bytes > 0 && error == 0) {
         struct iovec iov = { (void *)buf, len_bytes };
         int64_t n = aio_co_pwritev(&w->file, &iov, 1, at_bytes, 0);
 
         if (n <= 0) {
-            return n < 0 ? (int)n : -EIO;
+            error = n < 0 ? (int)n : -EIO;
+            atomic_store(&w->error, error);
+            break;
         }
         buf = (const char *)buf + n;
         len_bytes -= (size_t)n;
         at_bytes += (uint64_t)n;
     }
-    return 0;
+    return error;
 }
 
 /* A place for an entry and its data; its serial when it is that of a request. */
@@ -215,6 +220,7 @@ static int read_head(Reader *r)
     return 0;
 }
 
+/* 1, 0 when the file ends within its data, or an error. */
 static int add_request(Reader *r, const LogEntry *wire)
 {
     WriteLog *log = r->log;
@@ -237,8 +243,11 @@ static int add_request(Reader *r, const LogEntry *wire)
     if (e.type == WRITE_LOG_WRITE) {
         uint64_t left_bytes = r->file_bytes - MIN(r->file_bytes, e.data_bytes);
 
-        if (e.len_bytes > WRITE_BYTES_MAX || e.len_bytes > left_bytes) {
-            return bad(r, "a write with more data than there is");
+        if (e.len_bytes > WRITE_BYTES_MAX) {
+            return bad(r, "a write that is too long");
+        }
+        if (e.len_bytes > left_bytes) {
+            return 0;
         }
         r->at_bytes += e.len_bytes;
     }
@@ -253,9 +262,10 @@ static int add_request(Reader *r, const LogEntry *wire)
         r->capacity = capacity;
     }
     log->requests[log->nb_requests++] = e;
-    return 0;
+    return 1;
 }
 
+/* 1, or an error. */
 static int take_done(Reader *r, const LogEntry *wire)
 {
     WriteLog *log = r->log;
@@ -273,7 +283,7 @@ static int take_done(Reader *r, const LogEntry *wire)
     e->done = le32_get(wire->error) == 0;
     e->done_at = log->nb_read;
     log->nb_flushes += e->done && e->type == WRITE_LOG_FLUSH;
-    return 0;
+    return 1;
 }
 
 /* One entry: 1, 0 at the end, or an error. */
@@ -301,9 +311,11 @@ static int read_entry(Reader *r)
         return error_set(r->err, -EFBIG, "write log: more than %u entries", WRITE_LOG_ENTRIES_MAX);
     }
     ret = type == WRITE_LOG_DONE ? take_done(r, &wire) : add_request(r, &wire);
-    r->at_bytes += sizeof(wire);
-    r->log->nb_read++;
-    return ret < 0 ? ret : 1;
+    if (ret > 0) {
+        r->at_bytes += sizeof(wire);
+        r->log->nb_read++;
+    }
+    return ret;
 }
 
 static void find_stable(WriteLog *log)

@@ -21,7 +21,8 @@
  *
  * A write is followed by its data. Entries are in order of time: that of a request before it is
  * passed to the disk, its done before the one who made it is told. A log ends at the end of the
- * file, or at an entry whose magic is 0: who wrote it was interrupted there.
+ * file, also within an entry or its data, or at an entry whose magic is 0: who wrote it was
+ * interrupted there.
  *
  * What a crash may leave. Cut the log anywhere. A request is stable when it was done with FUA, or
  * when it was done before a flush began that is done. It must be in the image; any other may be,
@@ -52,13 +53,15 @@ typedef struct WriteLogWriter {
     pthread_mutex_t lock; /* protects the next two */
     uint64_t end_bytes;
     uint64_t last_serial;
+    _Atomic int error; /* of the first entry that could not be written; 0 = none */
     AioFile file;
 } WriteLogWriter;
 
 /* write_log_writer_init - begin a log in an empty file; @fd is borrowed. -errno. Blocks. */
 int write_log_writer_init(WriteLogWriter *w, int fd, uint64_t disk_bytes) NONNULL(1) WARN_UNUSED;
 void write_log_writer_finish(WriteLogWriter *w) NONNULL(1);
-/* write_log_co_begin - a request is about to be made; @iov is a write's data. -errno */
+/* write_log_co_begin - a request is about to be made; @iov is a write's data. -errno: it must not be
+ * made, nor any other from now on. */
 co_fn int write_log_co_begin(WriteLogWriter *w, WriteLogType type, unsigned flags,
                              uint64_t offset_bytes, uint64_t len_bytes, const struct iovec *iov,
                              int niov, uint64_t *ret_serial) NONNULL(1, 8) WARN_UNUSED;

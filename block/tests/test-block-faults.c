@@ -98,10 +98,12 @@ FAULTY_CALL(int, statx,
             (int fd, const char *path, int flags, unsigned mask, struct statx *ret_stx), fd, path,
             flags, mask, ret_stx)
 FAULTY_CALL(ssize_t, pread64, (int fd, void *buf, size_t bytes, off_t at), fd, buf, bytes, at)
+FAULTY_CALL(ssize_t, pwrite64, (int fd, const void *buf, size_t bytes, off_t at), fd, buf, bytes,
+            at)
 FAULTY_CALL(off_t, lseek64, (int fd, off_t at, int whence), fd, at, whence)
 FAULTY_CALL(int, ftruncate64, (int fd, off_t bytes), fd, bytes)
-/* Without their variable arguments: file.c gives open() none and fcntl() one. */
-FAULTY_CALL(int, open64, (const char *path, int flags), path, flags)
+/* Without their variable arguments: open() has at most a mode here, and fcntl() one. */
+FAULTY_CALL(int, open64, (const char *path, int flags, mode_t mode), path, flags, mode)
 FAULTY_CALL(int, fcntl64, (int fd, int command, long arg), fd, command, arg)
 
 /* --- what must not be left --- */
@@ -257,6 +259,44 @@ TEST(faults, opening_a_filter_on_a_file)
 {
     EXPECT_TRUE(fail_each_open("driver=throttle,iops-total=100,group=g,readonly=on,file.path=%s") >
                 30);
+}
+
+TEST(faults, opening_filters_on_each_other)
+{
+    EXPECT_TRUE(fail_each_open("driver=faulty,seed=3,rule0.op=write,rule0.error=EIO,"
+                               "rule3.delay-ns=5,file.driver=throttle,file.iops-read=9,"
+                               "file.file.path=%s") > 50);
+}
+
+/* The trace is made when the disk is opened, and not left behind when that fails. */
+static int open_logged_step(World *w, Error *err)
+{
+    char text[128];
+    int ret;
+
+    snprintf(text, sizeof(text), "driver=log-writes,log=%s.log,file.path=%%s", w->path);
+    w->options = text;
+    ret = open_step(w, err);
+    w->options = NULL;
+    return ret;
+}
+
+static void open_logged_undo(World *w)
+{
+    char log[sizeof(w->path) + 4];
+
+    open_undo(w);
+    snprintf(log, sizeof(log), "%s.log", w->path);
+    EXPECT_EQ(unlink(log), 0);
+}
+
+TEST(faults, opening_a_trace_of_writes)
+{
+    World w;
+
+    world_init(&w);
+    EXPECT_TRUE(fail_each(&w, open_logged_step, open_logged_undo) > 20);
+    world_finish(&w);
 }
 
 TEST(faults, opening_null)

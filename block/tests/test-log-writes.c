@@ -2,8 +2,10 @@
  * test-log-writes.c - the trace of writes, and what a crash may leave
  */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "block/tests/block-test.h"
@@ -293,6 +295,47 @@ TEST(log_writes, a_damaged_trace_is_refused_or_cut_but_does_no_harm)
     EXPECT_TRUE(nb_refused > 100);
     close(fd);
     close(image_fd);
+    end();
+}
+
+TEST(log_writes, what_cannot_be_traced_fails_as_does_all_that_follows)
+{
+    static char buf[8192], back[512];
+    struct rlimit limit;
+    Random random = { 6 };
+    BlockBackend *blk;
+    WriteLog log;
+    Error err = { 0 };
+    unsigned nb = 0;
+    int ret, log_fd;
+
+    begin();
+    blk = open_disk("writeback");
+    getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = DISK_BYTES + 20000;
+    signal(SIGXFSZ, SIG_IGN);
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    do {
+        random_fill(&random, buf, sizeof(buf));
+        ret = run_write(blk, 0, sizeof(buf), buf, 0);
+    } while (ret == 0 && nb++ < 100);
+    EXPECT_EQ(ret, -EFBIG);
+    EXPECT_EQ(nb, 10);
+    limit.rlim_cur = limit.rlim_max;
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    EXPECT_EQ(run_write(blk, 0, 512, buf, 0), -EFBIG);
+    EXPECT_EQ(run_zeroes(blk, 0, 512, 0), -EFBIG);
+    EXPECT_EQ(run_discard(blk, 0, 4096), -EFBIG);
+    EXPECT_EQ(run_flush(blk), -EFBIG);
+    EXPECT_EQ(run_read(blk, 0, 512, back), 0);
+    EXPECT_TRUE(memcmp(back, buf, 512) != 0); /* what was not traced was not written */
+
+    log_fd = open(path_of("log"), O_RDONLY | O_CLOEXEC);
+    ASSERT_EQ(write_log_read(&log, log_fd, UINT64_MAX, &err), 0);
+    EXPECT_EQ(log.nb_requests, nb); /* the next one is cut off within its data */
+    write_log_finish(&log);
+    close(log_fd);
+    EXPECT_EQ(blk_close(blk), -EFBIG);
     end();
 }
 
