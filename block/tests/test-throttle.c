@@ -155,6 +155,75 @@ TEST(throttle, disks_on_several_threads_share_their_groups_rate_and_take_turns)
     env_finish(&env);
 }
 
+TEST(throttle, a_group_shares_a_burst_of_its_length_and_then_the_rate)
+{
+    static const struct {
+        int64_t at_ns;
+        unsigned nb_min, nb_max;
+    } expected[] = {
+        { 1 * S, 10, 11 },  /* 10 a second ... */
+        { 2 * S, 20, 21 },
+        { 3 * S, 22, 24 },  /* ... for 2 s, beside the 1 a second that flows all the time */
+        { 13 * S, 32, 34 },
+        { 23 * S, 42, 44 },
+    };
+    Env env;
+    Load load = { 0 };
+    BlockBackend *blk[2];
+    unsigned nb_done[2] = { 0 };
+
+    env_init(&env, 2);
+    blk[0] = open_disk("d0", DISK "group=g,iops-total=1,iops-total-max=10,iops-total-max-length=2");
+    blk[1] = open_disk("d1", DISK "group=g");
+    for (unsigned i = 0; i < 60; i++) {
+        start(&load, i, blk[i % 2], env.ctx[i % 2], REQ_READ, 512);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(expected); i++) {
+        virtual_clock_advance_to(&env, expected[i].at_ns);
+        EXPECT_GE(load.order, expected[i].nb_min);
+        EXPECT_LE(load.order, expected[i].nb_max);
+    }
+    for (unsigned i = 0; i < 60; i++) {
+        nb_done[i % 2] += done(&load, i);
+    }
+    EXPECT_LE(nb_done[0], nb_done[1] + 2); /* it had one before there were others */
+    EXPECT_LE(nb_done[1], nb_done[0] + 1);
+    virtual_clock_advance_to(&env, 60 * S);
+    EXPECT_EQ(load.order, 60);
+    blk_close(blk[0]);
+    blk_close(blk[1]);
+    env_finish(&env);
+}
+
+/* The turn is by requests: who asks for little waits for one request of who asks for much. */
+TEST(throttle, a_member_with_a_long_line_of_large_requests_holds_no_other_up)
+{
+    Env env;
+    Load load = { 0 };
+    BlockBackend *blk[2];
+    int64_t now_ns = 500 * MS, turn_ns = (int64_t)sizeof(buf) * S / 1000000;
+
+    env_init(&env, 2);
+    blk[0] = open_disk("d0", DISK "group=g,bps-total=1000000");
+    blk[1] = open_disk("d1", DISK "group=g");
+    for (unsigned i = 0; i < 40; i++) {
+        start(&load, i, blk[0], env.ctx[0], REQ_WRITE, sizeof(buf));
+    }
+    for (unsigned i = 40; i < 50; i++) {
+        virtual_clock_advance_to(&env, now_ns);
+        start(&load, i, blk[1], env.ctx[1], REQ_WRITE, 512);
+        now_ns += turn_ns + MS;
+        virtual_clock_advance_to(&env, now_ns);
+        EXPECT_TRUE(done(&load, i));
+    }
+    EXPECT_TRUE(!done(&load, 39)); /* the line is long enough for all of this */
+    virtual_clock_advance_to(&env, 10 * S);
+    EXPECT_EQ(load.order, 50);
+    blk_close(blk[0]);
+    blk_close(blk[1]);
+    env_finish(&env);
+}
+
 TEST(throttle, a_direction_that_must_wait_does_not_hold_the_other_up)
 {
     Env env;
