@@ -4,8 +4,8 @@
  * 1. The machine is always in ACPI mode: SCI_EN reads set, there is no SMI command port.
  * 2. Nothing here causes an event (the FADT says that there are no fixed buttons), so no status is
  *    ever set and the SCI line stays down; enable bits keep what is written.
- * 3. The timer is a 24-bit count that the guest may only read; its overflow sets no status, which
- *    no guest with a working clock waits for.
+ * 3. The timer is a 24-bit count of the guest's time that the guest may only read; its overflow
+ *    sets no status, which no guest with a working clock waits for.
  */
 #include "devices/legacy.h"
 
@@ -110,7 +110,8 @@ static void control_write(void *opaque, uint64_t offset, unsigned len_bytes, uin
 
 static uint64_t timer_read(void *opaque, uint64_t offset, unsigned len_bytes)
 {
-    uint64_t now_ns = (uint64_t)aio_now_ns();
+    const AcpiPm *pm = ((PmRange *)opaque)->pm;
+    uint64_t now_ns = (uint64_t)aio_clock_now_ns(pm->platform->clock);
     uint64_t ticks = now_ns / NS_PER_S * PM_TIMER_HZ + now_ns % NS_PER_S * PM_TIMER_HZ / NS_PER_S;
 
     return slice(ticks & PM_TIMER_MASK, offset, len_bytes);

@@ -50,6 +50,7 @@ typedef struct Platform {
     Bus *pio;         /* x86 port space */
     Bus *mmio;        /* guest-physical memory space */
     AioContext *main; /* where devices' control paths run */
+    const AioClock *clock; /* the guest's time, which stands while the guest is stopped */
 } Platform;
 
 #endif

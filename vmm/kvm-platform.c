@@ -234,9 +234,13 @@ int kvm_platform_init(KvmPlatform *kp, Kvm *kvm, Bus *pio, Bus *mmio, AioContext
     memset(kp, 0, sizeof(*kp));
     pthread_mutex_init(&kp->lock, NULL);
     kp->kvm = kvm;
-    kp->platform = (Platform){
-        .ops = &kvm_platform_ops, .opaque = kp, .pio = pio, .mmio = mmio, .main = main
-    };
+    aio_clock_init(&kp->clock);
+    kp->platform = (Platform){ .ops = &kvm_platform_ops,
+                               .opaque = kp,
+                               .pio = pio,
+                               .mmio = mmio,
+                               .main = main,
+                               .clock = &kp->clock };
     if (nb_gsis <= (int)KVM_PLATFORM_MSI_GSI) {
         return error_set(err, -ENOTSUP, "KVM has %d interrupt routes, too few", nb_gsis);
     }

@@ -29,6 +29,7 @@ typedef struct KvmPlatform {
     } msi[KVM_PLATFORM_ROUTES_MAX]; /* GSI = KVM_PLATFORM_MSI_GSI + index */
     unsigned nb_routes_max;
     Kvm *kvm;
+    AioClock clock;    /* the guest's; stopped at first */
     Platform platform; /* for the devices */
     _Atomic unsigned events; /* bits: 1 << PlatformEvent; taken by the machine's main loop */
 } KvmPlatform;

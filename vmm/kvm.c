@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "io/base/log.h"
 #include "vmm/layout.h"
 
 #define KVM_DEVICE "/dev/kvm"
@@ -209,6 +210,27 @@ int kvm_reset_vm(Kvm *kvm, Error *err)
     int ret = kvm_ioctl(kvm->vm_fd, KVM_SET_PIT2, &kvm->pit);
 
     return ret < 0 ? error_set(err, ret, "KVM_SET_PIT2: %s", error_strerror(ret)) : 0;
+}
+
+void kvm_stop_clock(Kvm *kvm)
+{
+    int ret = kvm_ioctl(kvm->vm_fd, KVM_GET_CLOCK, &kvm->clock);
+
+    kvm->clock_stopped = ret >= 0;
+    if (ret < 0) {
+        log_debug("kvm", "KVM_GET_CLOCK: %s", error_strerror(ret));
+    }
+}
+
+void kvm_start_clock(Kvm *kvm)
+{
+    struct kvm_clock_data clock = { .clock = kvm->clock.clock };
+    int ret = kvm->clock_stopped ? kvm_ioctl(kvm->vm_fd, KVM_SET_CLOCK, &clock) : 0;
+
+    kvm->clock_stopped = false;
+    if (ret < 0) {
+        log_debug("kvm", "KVM_SET_CLOCK: %s", error_strerror(ret));
+    }
 }
 
 void kvm_close(Kvm *kvm)

@@ -22,6 +22,8 @@ typedef struct Kvm {
     bool has_vm_state;   /* the fields below hold the power-on state */
     struct kvm_irqchip irqchip[3];
     struct kvm_pit_state2 pit;
+    bool clock_stopped;
+    struct kvm_clock_data clock; /* while it is: where it goes on */
 } Kvm;
 
 #define KVM_INIT ((Kvm){ .dev_fd = -1, .vm_fd = -1 })
@@ -50,6 +52,10 @@ int kvm_add_memory(Kvm *kvm, uint64_t gpa, uint64_t len_bytes, void *hva, Error 
     NONNULL(1, 4) WARN_UNUSED;
 /* kvm_reset_vm - interrupt controllers and PIT back to power-on. vCPUs stopped. */
 int kvm_reset_vm(Kvm *kvm, Error *err) NONNULL(1) WARN_UNUSED;
+/* kvm_stop_clock, kvm_start_clock - the clock that KVM gives the guest (kvmclock) goes on from
+ * where it was stopped; where KVM cannot do that it just goes on. vCPUs stopped. */
+void kvm_stop_clock(Kvm *kvm) NONNULL(1);
+void kvm_start_clock(Kvm *kvm) NONNULL(1);
 void kvm_close(Kvm *kvm);
 
 /* ioctl that returns -errno and goes on after EINTR */

@@ -280,12 +280,19 @@ static void halt_cb(void *opaque)
     assert_main();
     vcpus_pause(machine->vcpus);
     disks_halt(machine);
+    aio_clock_stop(&machine->platform.clock);
+    kvm_stop_clock(&machine->kvm);
 }
 
 static void go_cb(void *opaque)
 {
     Machine *machine = opaque;
 
+    if (run_state_status(&machine->run) != RUN_PRELAUNCH) {
+        kvm_start_clock(&machine->kvm);
+        vcpus_tell_paused(machine->vcpus);
+    }
+    aio_clock_start(&machine->platform.clock);
     disks_go(machine);
     vcpus_resume(machine->vcpus);
 }

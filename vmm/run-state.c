@@ -38,8 +38,8 @@ void run_state_finish(RunState *run)
 
 static void go(RunState *run)
 {
-    run->status = RUN_RUNNING;
     run->ops->go(run->opaque);
+    run->status = RUN_RUNNING;
     run->ops->event(run->opaque, RUN_EVENT_RESUME, false);
 }
 

@@ -280,6 +280,14 @@ void vcpus_pause(Vcpus *vcpus)
     AIO_WAIT_WHILE(vcpus->platform->main, atomic_load(&vcpus->nb_running) != 0);
 }
 
+void vcpus_tell_paused(Vcpus *vcpus)
+{
+    for (unsigned i = 0; i < vcpus->nb_vcpus; i++) {
+        int ret UNUSED = kvm_ioctl(vcpus->vcpu[i].fd, KVM_KVMCLOCK_CTRL, NULL);
+        /* It fails when the guest does not use kvmclock, and then has nobody to tell. */
+    }
+}
+
 void vcpus_resume(Vcpus *vcpus)
 {
     pthread_mutex_lock(&vcpus->lock);

@@ -200,9 +200,14 @@ void fake_init(FakePlatform *fake)
     }
     ASSERT_EQ(bus_init(&fake->pio, "port"), 0);
     ASSERT_EQ(bus_init(&fake->mmio, "memory"), 0);
-    fake->platform = (Platform){
-        .ops = &fake_ops, .opaque = fake, .pio = &fake->pio, .mmio = &fake->mmio, .main = main_ctx
-    };
+    aio_clock_init(&fake->clock);
+    aio_clock_start(&fake->clock);
+    fake->platform = (Platform){ .ops = &fake_ops,
+                                 .opaque = fake,
+                                 .pio = &fake->pio,
+                                 .mmio = &fake->mmio,
+                                 .main = main_ctx,
+                                 .clock = &fake->clock };
 }
 
 void fake_finish(FakePlatform *fake)

@@ -60,6 +60,7 @@ typedef struct FakePlatform {
     bool discard_messages;    /* do not keep them: more than FAKE_MESSAGES will come */
 
     Bus pio, mmio;
+    AioClock clock; /* runs from the beginning */
     Platform platform;
 } FakePlatform;
 

@@ -95,6 +95,22 @@ TEST(acpi_pm, timer_counts_24_bits_at_3_579545_mhz)
     world_finish(&world);
 }
 
+TEST(acpi_pm, timer_stands_while_the_guest_is_stopped)
+{
+    World world;
+    uint32_t begin;
+
+    world_init(&world);
+    aio_clock_stop(&world.fake.clock);
+    begin = (uint32_t)fake_in(&world.fake, TIMER, 4);
+    for (int64_t now_ns = aio_now_ns(); aio_now_ns() - now_ns < 2000000;) {
+        EXPECT_EQ(fake_in(&world.fake, TIMER, 4), begin);
+    }
+    aio_clock_step(&world.fake.clock, 1000000000);
+    EXPECT_EQ((fake_in(&world.fake, TIMER, 4) - begin) & 0xffffff, 3579545);
+    world_finish(&world);
+}
+
 TEST(acpi_pm, writing_the_cpu_reset_bit_resets)
 {
     static const struct {
