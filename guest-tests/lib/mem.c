@@ -88,6 +88,16 @@ uint64_t mem_hole_gpa(void)
     return (end_gpa + HOLE_DISTANCE_BYTES) & ~4095ull;
 }
 
+uint64_t mem_high_gpa(void)
+{
+    for (unsigned i = 0; i < boot_info.nb_ram; i++) {
+        if (boot_info.ram[i].start_gpa >= FOUR_GIB) {
+            return boot_info.ram[i].start_gpa;
+        }
+    }
+    return 0;
+}
+
 uint64_t mem_ram_end_gpa(void)
 {
     return mem_end_gpa;

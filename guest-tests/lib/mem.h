@@ -37,6 +37,9 @@ volatile void *mem_map_device(uint64_t gpa);
 /* mem_hole_gpa - a page-aligned address with neither RAM nor a device */
 uint64_t mem_hole_gpa(void);
 
+/* mem_high_gpa - RAM above 4 GiB, which is not mapped; 0 if there is none */
+uint64_t mem_high_gpa(void);
+
 /* mem_ram_end_gpa - the end of the region that memory is taken from */
 uint64_t mem_ram_end_gpa(void);
 

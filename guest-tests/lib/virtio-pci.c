@@ -50,6 +50,8 @@ static void use_cap(VpciDevice *d, unsigned cap)
     switch (pci_read8(d->pci, cap + VIRTIO_PCI_CAP_TYPE)) {
     case VIRTIO_PCI_CAP_COMMON_CFG:
         d->common = at;
+        d->common_bar = bar;
+        d->common_offset = offset;
         d->common_gpa = pci_bar_gpa(d->pci, bar) + offset;
         break;
     case VIRTIO_PCI_CAP_NOTIFY_CFG:

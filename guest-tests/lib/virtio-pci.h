@@ -18,6 +18,7 @@
 typedef struct {
     PciFunction pci;
     uint64_t common_gpa;
+    uint32_t common_bar, common_offset;
     volatile uint8_t *common;
     volatile uint8_t *notify;
     volatile uint8_t *isr;

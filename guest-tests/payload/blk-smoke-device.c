@@ -94,6 +94,34 @@ TEST(device, feature_writes_after_features_ok_are_ignored)
     ASSERT_EQ(mmio_read32(d->common + VIRTIO_PCI_DRIVER_FEATURE), 1);
 }
 
+TEST(device, steps_of_the_status_cannot_be_skipped_or_taken_back)
+{
+    Vdev *d = &smoke.disk.dev;
+    const uint8_t running =
+        STATUS_DRIVER_KNOWN | VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK;
+
+    TEST_SKIP_IF(smoke.qemu, "QEMU's register takes what is written");
+    ASSERT_TRUE(vdev_reset(d));
+    vdev_set_status(d, VIRTIO_STATUS_DRIVER_OK);
+    EXPECT_EQ(vdev_get_status(d), 0);
+    vdev_set_status(d, STATUS_DRIVER_KNOWN | VIRTIO_STATUS_DRIVER_OK);
+    EXPECT_EQ(vdev_get_status(d), STATUS_DRIVER_KNOWN);
+    ASSERT_TRUE(smoke_start(0));
+    vdev_set_status(d, STATUS_DRIVER_KNOWN);
+    EXPECT_EQ(vdev_get_status(d), running);
+    EXPECT_EQ(vblk_do(&smoke.disk.queues[0], VIRTIO_BLK_T_IN, 0, smoke.in, 512), VIRTIO_BLK_S_OK);
+}
+
+TEST(device, a_driver_that_failed_can_start_again_after_a_reset)
+{
+    Vdev *d = &smoke.disk.dev;
+
+    ASSERT_TRUE(smoke_start(0));
+    vdev_set_status(d, vdev_get_status(d) | VIRTIO_STATUS_FAILED);
+    EXPECT_TRUE(vdev_get_status(d) & VIRTIO_STATUS_FAILED);
+    EXPECT_TRUE(smoke_works());
+}
+
 TEST(device, a_queue_that_is_not_there_has_size_0)
 {
     Vdev *d = &smoke.disk.dev;

@@ -77,6 +77,13 @@ static bool survives(Expect expect)
     return smoke_works();
 }
 
+static bool succeeds(void)
+{
+    uint32_t used_len;
+
+    return smoke_outcome(queue(), &used_len) == OUTCOME_COMPLETED && status == VIRTIO_BLK_S_OK;
+}
+
 /* A chain of three, or what is left of it after one field was spoiled. */
 static void offer_read(uint64_t header_gpa, uint64_t data_gpa, uint32_t len_bytes,
                        uint64_t status_gpa)
@@ -420,6 +427,30 @@ TEST(hostile, an_indirect_table_longer_than_the_queue_gets_an_answer)
     ASSERT_TRUE(survives(EXPECT_ANSWER));
 }
 
+/* VIRTIO 1.2, 2.7.5.3.1: a chain may end with one. */
+TEST(hostile, an_indirect_table_may_end_a_chain_of_others)
+{
+    TEST_SKIP_IF(!(smoke.offered & VIRTIO_F_INDIRECT_DESC), "not offered");
+    smoke_need_split("chain before a table");
+    TEST_SKIP_IF(smoke.qemu, "QEMU takes a table at the head of a chain alone");
+    ASSERT_TRUE(begin(0));
+    fill_table();
+    vring_set_desc(ring(), 0, mem_gpa(&header), sizeof(header), NEXT, 1);
+    vring_set_desc(ring(), 1, mem_gpa(table + 1), 32, INDIRECT, 0);
+    set_entry(1, mem_gpa(smoke.in), 512, IN | NEXT, 1);
+    offer_head(0);
+    EXPECT_TRUE(succeeds());
+}
+
+TEST(hostile, the_write_flag_of_an_indirect_descriptor_is_ignored)
+{
+    TEST_SKIP_IF(!(smoke.offered & VIRTIO_F_INDIRECT_DESC), "not offered");
+    ASSERT_TRUE(begin(0));
+    fill_table();
+    offer_table(mem_gpa(table), 48, IN);
+    EXPECT_TRUE(succeeds());
+}
+
 TEST(hostile, indirect_descriptors_need_to_be_negotiated)
 {
     TEST_SKIP_IF(smoke.qemu, "QEMU takes them all the same");
@@ -427,6 +458,99 @@ TEST(hostile, indirect_descriptors_need_to_be_negotiated)
     fill_table();
     offer_table(mem_gpa(table), 48, 0);
     ASSERT_TRUE(survives(EXPECT_REFUSAL));
+}
+
+/* --- packed rings --- */
+
+static void put(uint64_t gpa, uint32_t len_bytes, uint16_t flags, uint16_t id)
+{
+    vring_packed_put(&ring()->packed, gpa, len_bytes, flags, id);
+}
+
+TEST(packed, the_same_id_twice_is_refused)
+{
+    smoke_need_packed();
+    ASSERT_TRUE(begin(0));
+    for (int i = 0; i < 8; i++) {
+        put(mem_gpa(&header), sizeof(header), NEXT, 0);
+        put(mem_gpa(smoke.in), 4096, IN | NEXT, 0);
+        put(mem_gpa(&status), 1, IN, 0);
+    }
+    vring_packed_chain(&ring()->packed, 0, 3);
+    vring_publish(ring());
+    EXPECT_TRUE(survives(EXPECT_ANSWER));
+}
+
+TEST(packed, a_chain_that_never_ends_needs_a_reset)
+{
+    smoke_need_packed();
+    ASSERT_TRUE(begin(0));
+    for (uint16_t i = 0; i < ring()->size; i++) {
+        put(mem_gpa(smoke.in), 512, IN | NEXT, 0);
+    }
+    vring_publish(ring());
+    EXPECT_TRUE(survives(EXPECT_NEEDS_RESET));
+}
+
+/* Its second descriptor still belongs to the driver. */
+TEST(packed, a_chain_that_goes_on_where_nothing_is_available_needs_a_reset)
+{
+    smoke_need_packed();
+    ASSERT_TRUE(begin(0));
+    put(mem_gpa(&header), sizeof(header), NEXT, 0);
+    vring_publish(ring());
+    EXPECT_TRUE(survives(EXPECT_NEEDS_RESET));
+}
+
+TEST(packed, any_id_is_as_good_as_another)
+{
+    static const uint16_t ids[] = { 0, 255, 256, 0x7fff, 0xffff };
+
+    smoke_need_packed();
+    for (int i = 0; i < 5; i++) {
+        uint32_t id, used_len;
+        uint64_t start = cpu_rdtsc();
+
+        ASSERT_TRUE(begin(VIRTIO_F_INDIRECT_DESC));
+        put(mem_gpa(&header), sizeof(header), NEXT, ids[i]);
+        put(mem_gpa(smoke.in), 512, IN | NEXT, ids[i]);
+        put(mem_gpa(&status), 1, IN, ids[i]);
+        vring_publish(ring());
+        while (!vring_packed_take(&ring()->packed, &id, &used_len)) {
+            ASSERT_LT(cpu_rdtsc() - start, tsc_from_ms(SMOKE_WAIT_MS));
+        }
+        EXPECT_EQ(id, ids[i]);
+        EXPECT_EQ(used_len, 513);
+        EXPECT_EQ(status, VIRTIO_BLK_S_OK);
+    }
+}
+
+/* The device's own mark on a slot that it has not used, and every other combination of flags. */
+TEST(packed, flags_of_a_descriptor_can_be_anything)
+{
+    smoke_need_packed();
+    for (uint32_t flags = 0; flags < 0x10000; flags += 0x111) {
+        ASSERT_TRUE(flags % 0x1110 || begin(0));
+        put(mem_gpa(smoke.in), 512, (uint16_t)flags, (uint16_t)flags);
+        ring()->packed.first_flags = (uint16_t)flags;
+        vring_publish(ring());
+        vring_kick(ring());
+    }
+    EXPECT_TRUE(smoke_works());
+}
+
+TEST(packed, event_words_of_any_content_do_no_harm)
+{
+    uint32_t used_len;
+
+    smoke_need_packed();
+    for (uint32_t i = 0; i < 32; i++) {
+        ASSERT_TRUE(begin(0));
+        *ring()->packed.driver_event = i * 0x08210843u;
+        offer_read(mem_gpa(&header), mem_gpa(smoke.in), 512, mem_gpa(&status));
+        EXPECT_EQ(smoke_outcome(queue(), &used_len), OUTCOME_COMPLETED);
+    }
+    EXPECT_TRUE(smoke_works());
 }
 
 /* The device need not notice before it is asked for something, or ever. */
@@ -472,7 +596,7 @@ TEST(hostile, queue_sizes_out_of_range_do_no_harm)
     const uint64_t desc = mem_gpa(smoke.in);
     const uint64_t avail = desc + 65536;
     const uint64_t used = avail + 65536;
-    static const uint16_t sizes[] = { 0, 3, 4096, 32769, 0xffff };
+    static const uint16_t sizes[] = { 0, 3, 4096, 32768, 32769, 0xffff };
 
     memset(smoke.in, 0, SMOKE_BUFFER_BYTES);
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {

@@ -39,19 +39,30 @@ bool smoke_start_with(const VblkSetup *setup)
     return problem == NULL;
 }
 
-bool smoke_start(uint64_t without)
+#define EVERY_FEATURE                                                                              \
+    (VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_BLK_F_SEG_MAX | VIRTIO_BLK_F_SIZE_MAX |  \
+     VIRTIO_BLK_F_RO | VIRTIO_BLK_F_BLK_SIZE | VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_TOPOLOGY |        \
+     VIRTIO_BLK_F_CONFIG_WCE | VIRTIO_BLK_F_MQ | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES)
+
+static bool start(uint64_t features)
 {
     const VblkSetup setup = {
-        .features = (VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_BLK_F_SEG_MAX |
-                     VIRTIO_BLK_F_SIZE_MAX | VIRTIO_BLK_F_RO | VIRTIO_BLK_F_BLK_SIZE |
-                     VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_TOPOLOGY | VIRTIO_BLK_F_CONFIG_WCE |
-                     VIRTIO_BLK_F_MQ | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES) &
-                    ~without,
+        .features = features,
         .nb_queues = smoke.nb_queues,
         .interrupts = smoke.irq,
     };
 
     return smoke_start_with(&setup);
+}
+
+bool smoke_start(uint64_t without)
+{
+    return start(EVERY_FEATURE & ~without);
+}
+
+bool smoke_start_plus(uint64_t more)
+{
+    return start(EVERY_FEATURE | more);
 }
 
 void smoke_need_split(const char *what)
@@ -188,11 +199,11 @@ static void prepare(void)
 {
     VdevTransport transport = arg_is("transport", "mmio") ? VDEV_MMIO : VDEV_PCI;
 
+    smoke.nth = (unsigned)arg_u64("disk", 0, 0, 255);
     smoke.qemu = arg_is("vmm", "qemu");
     smoke.irq = arg_is("irq", "on");
     smoke.packed = arg_is("packed", "on");
-    if (!vblk_open(&smoke.disk, transport, (unsigned)arg_u64("disk", 0, 0, 255),
-                   arg_is("bars", "reassign"))) {
+    if (!vblk_open(&smoke.disk, transport, smoke.nth, arg_is("bars", "reassign"))) {
         con_printf("Bail out! no virtio-blk device on this transport\n");
         con_reset_machine();
     }

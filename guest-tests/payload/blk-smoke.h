@@ -30,6 +30,7 @@ typedef struct {
     VblkDevice disk;
     uint8_t *out; /* SMOKE_BUFFER_BYTES each */
     uint8_t *in;
+    unsigned nth;   /* disk=: of the transport's disks, from 0 */
     bool qemu;      /* vmm=qemu: cases skip where it legitimately differs */
     bool irq;       /* irq=on: cases wait for interrupts instead of polling */
     bool packed;    /* packed=on: packed rings, which the device must offer */
@@ -42,6 +43,9 @@ extern Smoke smoke;
 
 /* smoke_start - all queues, every feature except @without; false on failure */
 bool smoke_start(uint64_t without);
+
+/* smoke_start_plus - all queues, every feature and @more */
+bool smoke_start_plus(uint64_t more);
 
 /* smoke_start_with - the same with a set-up of the case's own */
 bool smoke_start_with(const VblkSetup *setup);
