@@ -1,0 +1,187 @@
+/*
+ * test-vhost-user-memory.c - memory that a peer shares: what is refused, where addresses lead, and
+ * what happens when it goes away
+ */
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "io/base/test.h"
+#include "virtio/tests/ring-driver.h"
+#include "virtio/vhost-user-memory.h"
+
+#define PAGE 4096u
+
+static VhuMemory mem;
+static AioContext *ctx;
+static unsigned nb_lost;
+
+static void lost_cb(void *opaque)
+{
+    nb_lost++;
+}
+
+static int make_file(uint64_t len_bytes)
+{
+    int fd = memfd_create("test", MFD_CLOEXEC);
+
+    ASSERT_TRUE(fd >= 0);
+    ASSERT_EQ(ftruncate(fd, (off_t)len_bytes), 0);
+    return fd;
+}
+
+static main_fn void begin(void)
+{
+    Error err;
+
+    ctx = guest_main_context(&err);
+    if (!ctx) {
+        TEST_SKIP("%s", err.msg);
+    }
+    ASSERT_EQ(vhu_memory_init(&mem, aio_bh_create(ctx, lost_cb, NULL), &err), 0);
+}
+
+static main_fn void end(void)
+{
+    vhu_memory_finish(&mem);
+    EXPECT_EQ(shared_map_nb(), 0);
+    aio_bh_destroy(mem.lost);
+    aio_context_destroy(ctx);
+}
+
+static main_fn int add(uint64_t gpa, uint64_t len_bytes, uint64_t user, uint64_t offset, int fd)
+{
+    VhostUserRegion region = { gpa, len_bytes, user, offset };
+    Error err = { .code = 0 };
+    int ret = vhu_memory_add(&mem, &region, fd, &err);
+
+    EXPECT_EQ(err.code, ret);
+    return ret;
+}
+
+TEST(vhu_memory, addresses_of_both_kinds_lead_to_the_same_bytes)
+{
+    int fd = make_file(4 * PAGE);
+    Gpa gpa;
+
+    begin();
+    ASSERT_EQ(add(0x100000, 2 * PAGE, 0x7f0000000000, PAGE, fd), 0);
+    ASSERT_EQ(vhu_memory_gpa_of_user(&mem, 0x7f0000000000 + PAGE + 5, &gpa), 0);
+    EXPECT_EQ(gpa.addr, 0x100000 + PAGE + 5);
+    char *p = gm_translate(&mem.gm, gpa, 1);
+
+    ASSERT_TRUE(p);
+    ASSERT_EQ(pwrite(fd, "x", 1, 2 * PAGE + 5), 1);
+    EXPECT_EQ(*p, 'x');
+    EXPECT_EQ(vhu_memory_gpa_of_user(&mem, 0x7f0000000000 + 2 * PAGE, &gpa), -EFAULT);
+    EXPECT_EQ(vhu_memory_gpa_of_user(&mem, 0x7f0000000000 - 1, &gpa), -EFAULT);
+    close(fd);
+    end();
+}
+
+TEST(vhu_memory, what_is_no_memory_is_refused_and_nothing_stays_mapped)
+{
+    int fd = make_file(4 * PAGE), read_only, null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    char path[40];
+
+    begin();
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    read_only = open(path, O_RDONLY | O_CLOEXEC);
+    EXPECT_EQ(add(0, 0, 0, 0, fd), -EINVAL);
+    EXPECT_EQ(add(0, 5 * PAGE, 0, 0, fd), -EINVAL);
+    EXPECT_EQ(add(0, 4 * PAGE, 0, PAGE, fd), -EINVAL);
+    EXPECT_EQ(add(0, PAGE, 0, 1, fd), -EINVAL);
+    EXPECT_EQ(add(0, PAGE, 0, UINT64_MAX - PAGE + 1, fd), -EINVAL);
+    EXPECT_EQ(add(0, PAGE, UINT64_MAX - 1, 0, fd), -EINVAL);
+    EXPECT_EQ(add(UINT64_MAX - 1, PAGE, 0, 0, fd), -EINVAL);
+    EXPECT_EQ(add(0, UINT64_MAX, 0, 0, fd), -ENOSPC);
+    EXPECT_EQ(add(0, (1ull << 44) + PAGE, 0, 0, fd), -ENOSPC);
+    EXPECT_EQ(add(0, PAGE, 0, 0, -1), -EBADF);
+    EXPECT_EQ(add(0, PAGE, 0, 0, null), -ENODEV);
+    EXPECT_EQ(add(0, PAGE, 0, 0, read_only), -EACCES);
+    EXPECT_EQ(shared_map_nb(), 0);
+    EXPECT_EQ(mem.nb_regions, 0);
+    close(fd);
+    close(null);
+    close(read_only);
+    end();
+}
+
+TEST(vhu_memory, regions_do_not_overlap_and_there_is_a_most)
+{
+    int fd = make_file(PAGE);
+
+    begin();
+    for (unsigned i = 0; i < GUEST_MEMORY_REGIONS_MAX; i++) {
+        ASSERT_EQ(add(i * 2ull * PAGE, PAGE, i * 2ull * PAGE, 0, fd), 0);
+    }
+    EXPECT_EQ(add(1ull << 40, PAGE, 1ull << 40, 0, fd), -ENOSPC);
+    vhu_memory_remove(&mem, 7);
+    EXPECT_EQ(shared_map_nb(), GUEST_MEMORY_REGIONS_MAX - 1);
+    EXPECT_EQ(add(6 * 2ull * PAGE + PAGE - 1, PAGE, 0, 0, fd), -EINVAL);
+    EXPECT_EQ(add(7 * 2ull * PAGE, PAGE, 7 * 2ull * PAGE, 0, fd), 0);
+    close(fd);
+    end();
+}
+
+TEST(vhu_memory, a_region_is_found_by_its_addresses_and_length)
+{
+    int fd = make_file(2 * PAGE);
+    VhostUserRegion region = { 0x1000, PAGE, 0x5000, 0 };
+    Error err;
+
+    begin();
+    ASSERT_EQ(add(0, PAGE, 0x4000, 0, fd), 0);
+    ASSERT_EQ(add(0x1000, PAGE, 0x5000, PAGE, fd), 0);
+    EXPECT_EQ(vhu_memory_find(&mem, &region, &err), 1);
+    region.len_bytes = 2 * PAGE;
+    EXPECT_EQ(vhu_memory_find(&mem, &region, &err), -ENOENT);
+    region.len_bytes = PAGE;
+    region.user_addr = 0x4000;
+    EXPECT_EQ(vhu_memory_find(&mem, &region, &err), -ENOENT);
+    close(fd);
+    end();
+}
+
+TEST(shared_map, a_file_that_is_cut_shorter_reads_as_zeroes_and_is_told)
+{
+    int fd = make_file(4 * PAGE);
+    volatile char *p;
+
+    begin();
+    nb_lost = 0;
+    ASSERT_EQ(add(0, 4 * PAGE, 0, 0, fd), 0);
+    p = gm_translate(&mem.gm, GPA(0), 4 * PAGE);
+    p[3 * PAGE] = 'x';
+    ASSERT_EQ(ftruncate(fd, PAGE), 0);
+    EXPECT_EQ(p[3 * PAGE], 0);
+    p[3 * PAGE] = 'y';
+    EXPECT_EQ(p[3 * PAGE], 'y');
+    while (aio_poll(ctx, false)) {
+    }
+    EXPECT_EQ(nb_lost, 1);
+    close(fd);
+    end();
+}
+
+static void touch_beyond(void *opaque)
+{
+    *(volatile char *)opaque = 1;
+}
+
+TEST(shared_map, another_file_that_is_cut_shorter_still_ends_the_process)
+{
+    int ours = make_file(PAGE), other = make_file(PAGE);
+    char *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, other, 0);
+
+    begin();
+    ASSERT_TRUE(p != MAP_FAILED);
+    ASSERT_EQ(add(0, PAGE, 0, 0, ours), 0);
+    ASSERT_EQ(ftruncate(other, 0), 0);
+    EXPECT_DEATH(touch_beyond, p, HAVE_ASAN ? SIGABRT : SIGBUS, "");
+    munmap(p, PAGE);
+    close(ours);
+    close(other);
+    end();
+}
+
+TEST_MAIN()
