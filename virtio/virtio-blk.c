@@ -12,10 +12,13 @@
 
 #include <inttypes.h>
 
+#include "io/base/thread.h"
+
 #define FEATURE(bit) ((uint64_t)1 << (bit))
 
 #define QUEUE_SIZE_DEFAULT 256
 #define CHAIN_OVERHEAD     2 /* header and status */
+#define SETTLE_ROUNDS      16
 
 static_assert(sizeof(struct virtio_blk_config) <= VIRTIO_CONFIG_BYTES_MAX, "limits.h");
 static_assert(offsetof(struct virtio_blk_config, wce) == 32, "VIRTIO 1.2 section 5.2.4");
@@ -148,6 +151,22 @@ static void blk_handle_queue(VirtioDevice *vdev, VirtQueue *vq)
     }
 }
 
+/* What is below ends its requests in a drained section, be it that a server does not answer them or
+ * that a limit holds them back for long. A request that was popped and had not arrived there is
+ * queued until the section's end, so there may have to be another. */
+static co_fn void blk_co_settle(VirtioDevice *vdev, VirtQueue *vq)
+{
+    VirtioBlk *vblk = to_blk(vdev);
+
+    assert_main();
+    for (unsigned i = 0; i < SETTLE_ROUNDS && atomic_load(&vq->in_flight) > 0; i++) {
+        blk_drained_begin(vblk->blk);
+        blk_drained_end(vblk->blk);
+        aio_co_reschedule_self(vq->ctx); /* behind what has ended there */
+        aio_co_reschedule_self(aio_main());
+    }
+}
+
 static const VirtioDeviceOps blk_ops = {
     .device_id = 2,
     .elem_bytes = sizeof(VqElem),
@@ -159,6 +178,7 @@ static const VirtioDeviceOps blk_ops = {
     .co_config_write = blk_co_config_write,
     .handle_queue = blk_handle_queue,
     .halting = virtio_blk_halting,
+    .co_settle = blk_co_settle,
     .holds = virtio_blk_holds,
 };
 

@@ -224,7 +224,12 @@ static co_fn void queue_halt(VirtioDevice *vdev, VirtQueue *vq)
     if (vdev->ops->halting) {
         vdev->ops->halting(vdev, vq, true);
     }
+    atomic_fetch_add(&vq->paused, 1);
+    if (vdev->ops->co_settle) {
+        vdev->ops->co_settle(vdev, vq);
+    }
     vq_co_stop(vq);
+    atomic_fetch_sub(&vq->paused, 1); /* a start looks at the ring by itself */
     if (vdev->ops->halting) {
         vdev->ops->halting(vdev, vq, false);
     }
@@ -383,8 +388,12 @@ uint8_t vdev_status(const VirtioDevice *vdev)
 static co_fn void device_reset(VirtioDevice *vdev)
 {
     vdev->running = false;
+    vdev_pause(vdev); /* or one queue would go on while another one's requests are waited for */
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
         queue_halt(vdev, &vdev->queues[i]);
+    }
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        atomic_fetch_sub(&vdev->queues[i].paused, 1);
     }
     tell_reasons(vdev);
     for (unsigned i = 0; i < vdev->nb_queues; i++) {

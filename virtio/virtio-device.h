@@ -52,6 +52,9 @@ typedef struct VirtioDeviceOps {
     /* A queue is about to be stopped: end its requests, hold back none of them until it is called
      * again with @on false. Main. NULL = nothing. */
     void (*halting)(VirtioDevice *vdev, VirtQueue *vq, bool on);
+    /* Then, as nothing of that queue is popped any more: see to it that what is in flight ends, or
+     * leave that to itself. Main. NULL = nothing. */
+    void (*co_settle)(VirtioDevice *vdev, VirtQueue *vq) co_fn_ptr;
     /* Whether a popped request waits for somebody outside, without end: the queue cannot move. Home;
      * whoever begins to hold one calls vq_look_for_held(). NULL = never. */
     bool (*holds)(VirtioDevice *vdev, VirtQueue *vq);

@@ -1126,6 +1126,21 @@ TEST(vblk, a_reset_waits_for_a_write_that_is_parked_in_the_backend)
     device_end();
 }
 
+/* Forty seconds by itself. */
+TEST(vblk, a_reset_does_not_wait_for_what_a_limit_holds_back)
+{
+    null_begin("driver=throttle,file.driver=null,file.size=1M,iops-total=1");
+    add_reads(40);
+    while (vdev->queues[0].in_flight < 38) {
+        aio_poll(aio_main(), true);
+    }
+    dev_set_status(vdev, 0);
+    EXPECT_EQ(vdev->queues[0].in_flight, 0);
+    EXPECT_EQ(blk_in_flight(blk), 0);
+    EXPECT_EQ(ring_used_index(&ring), 40);
+    device_end();
+}
+
 TEST(vblk, requests_wait_in_the_ring_for_the_end_of_a_drained_section)
 {
     begin();
