@@ -79,8 +79,8 @@ static int oom(Error *err)
 
 static json_t *describe_node(const BlockNode *node)
 {
-    return json_pack("{s:s, s:s, s:s, s:b, s:I}", "node-name", bdrv_id(node), "driver",
-                     node->driver->name, "file", node->name, "read-only", node->read_only, "size",
+    return json_pack("{s:s, s:s, s:o, s:b, s:I}", "node-name", bdrv_id(node), "driver",
+                     node->driver->name, "file", qmp_string(node->name), "read-only", node->read_only, "size",
                      (json_int_t)atomic_load(&node->length_bytes));
 }
 
@@ -158,11 +158,11 @@ static json_t *describe_inserted(const QmpDisk *disk)
 {
     const BlockNode *node = blk_node(disk->blk);
     json_t *inserted =
-        json_pack("{s:s, s:s, s:s, s:b, s:{s:b, s:b, s:b}, s:{s:s, s:s, s:I}}", "node-name",
-                  bdrv_id(node), "drv", node->driver->name, "file", node->name, "ro",
+        json_pack("{s:s, s:s, s:o, s:b, s:{s:b, s:b, s:b}, s:{s:o, s:s, s:I}}", "node-name",
+                  bdrv_id(node), "drv", node->driver->name, "file", qmp_string(node->name), "ro",
                   blk_read_only(disk->blk), "cache", "writeback", blk_write_cache(disk->blk),
                   "direct", node->cache == BLK_CACHE_NONE, "no-flush", false, "image", "filename",
-                  node->name, "format", "raw", "virtual-size", (json_int_t)blk_length(disk->blk));
+                  qmp_string(node->name), "format", "raw", "virtual-size", (json_int_t)blk_length(disk->blk));
 
     if (inserted && add_limits(inserted, disk) != 0) {
         json_decref(inserted);

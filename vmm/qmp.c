@@ -185,6 +185,20 @@ bool qmp_arg_given(const json_t *args, const char *name)
 
 /* --- what the server says --- */
 
+json_t *qmp_string(const char *text)
+{
+    json_t *string = json_string(text);
+    AUTO_FREE char *copy = string ? NULL : strdup(text);
+
+    if (string || !copy) {
+        return string;
+    }
+    for (char *c = copy; *c; c++) {
+        *c = *c & 0x80 ? '?' : *c;
+    }
+    return json_string(copy);
+}
+
 /* Owns: all but @id. */
 static json_t *with_id(json_t *message, json_t *id)
 {
@@ -209,8 +223,8 @@ static const char *error_class(const Error *err)
 
 json_t *qmp_error(const Error *err, json_t *id)
 {
-    return with_id(json_pack("{s:{s:s, s:s}}", "error", "class", error_class(err), "desc",
-                             err->msg),
+    return with_id(json_pack("{s:{s:s, s:o}}", "error", "class", error_class(err), "desc",
+                             qmp_string(err->msg)),
                    id);
 }
 
@@ -360,9 +374,6 @@ co_fn json_t *qmp_co_execute(QmpSession *session, const char *text, size_t len_b
     Error err;
 
     if (!root) {
-        for (char *c = where.text; *c; c++) {
-            *c = *c & 0x80 ? '?' : *c; /* it may quote what is no UTF-8 */
-        }
         error_set(&err, -EINVAL, "this is no JSON: %s", where.text);
         return qmp_error(&err, NULL);
     }

@@ -113,6 +113,10 @@ QmpDisk *qmp_find_disk(QmpTarget *target, const char *id, Error *err) NONNULL(1,
 IOThread *qmp_find_iothread(const QmpTarget *target, const char *id, Error *err)
     NONNULL(1, 2) WARN_UNUSED;
 
+/* qmp_string - for text that was not ours to choose, file names say: what is no UTF-8 becomes '?'.
+ * NULL: no memory */
+json_t *qmp_string(const char *text) NONNULL(1) WARN_UNUSED;
+
 /* --- messages --- */
 
 /* One connection's state of the protocol. */

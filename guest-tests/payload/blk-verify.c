@@ -8,6 +8,7 @@
  *   depth=N       requests in flight for each queue (default 8)
  *   event_idx=off do without the event index
  *   packed=on     packed rings, which the device must offer
+ *   end=panic     then report a panic, in place of a reset
  *
  * For what is done to the machine from outside meanwhile: stopped and continued,
  * queues moved, filters put in.  Whoever does that grows the disk at the end.
@@ -40,6 +41,8 @@
 #define STUCK_MS        20000
 #define LOOK_MS         20 /* between two looks at the capacity */
 #define SEED            0x9e3779b97f4a7c15ull
+#define PVPANIC_PORT     0x505
+#define PVPANIC_PANICKED 1
 
 typedef struct {
     uint64_t *data;                     /* BLOCK_BYTES */
@@ -326,4 +329,8 @@ void payload_main(void)
     }
     con_printf("verify-done requests=%lu errors=0 capacity=%lu-%lu isr=%u\n", requests,
                disk.capacity_sectors, vdev_config64(&disk.dev, 0), isr & VDEV_ISR_CONFIG);
+    if (arg_is("end", "panic")) {
+        cpu_outb(PVPANIC_PORT, PVPANIC_PANICKED);
+        tsc_wait_ms(STUCK_MS);
+    }
 }
