@@ -77,6 +77,12 @@ static bool survives(Expect expect)
     return smoke_works();
 }
 
+/* Where the specification leaves it open, and QEMU goes on, penstock promises a refusal. */
+static Expect promised(void)
+{
+    return smoke.qemu ? EXPECT_ANSWER : EXPECT_NEEDS_RESET;
+}
+
 static bool succeeds(void)
 {
     uint32_t used_len;
@@ -352,7 +358,7 @@ TEST(hostile, the_same_head_twice_gets_an_answer)
         vring_offer(ring(), 0);
     }
     vring_publish(ring());
-    ASSERT_TRUE(survives(EXPECT_ANSWER));
+    ASSERT_TRUE(survives(promised()));
 }
 
 TEST(hostile, an_indirect_table_of_a_bad_length_is_refused)
@@ -409,7 +415,7 @@ TEST(hostile, an_indirect_table_with_a_next_gets_an_answer)
     ASSERT_TRUE(begin(0));
     fill_table();
     offer_table(mem_gpa(table), 48, NEXT);
-    ASSERT_TRUE(survives(EXPECT_ANSWER));
+    ASSERT_TRUE(survives(promised()));
 }
 
 TEST(hostile, an_indirect_table_longer_than_the_queue_gets_an_answer)

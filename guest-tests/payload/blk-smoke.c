@@ -183,12 +183,15 @@ Outcome smoke_outcome(VblkQueue *q, uint32_t *ret_used_len_bytes)
     uint32_t head;
 
     do {
-        if (vring_take(&q->ring, &head, ret_used_len_bytes)) {
-            vring_taken_all(&q->ring);
-            return OUTCOME_COMPLETED;
-        }
+        bool taken = vring_take(&q->ring, &head, ret_used_len_bytes);
+
+        /* A device that found the ring broken still completes what it had taken before. */
         if (vdev_get_status(&smoke.disk.dev) & VIRTIO_STATUS_NEEDS_RESET) {
             return OUTCOME_NEEDS_RESET;
+        }
+        if (taken) {
+            vring_taken_all(&q->ring);
+            return OUTCOME_COMPLETED;
         }
         cpu_pause();
     } while (cpu_rdtsc() - start < tsc_from_ms(SMOKE_WAIT_MS));
