@@ -17,13 +17,15 @@
  *
  * With libFuzzer:
  *     clang -fsanitize=fuzzer,address,undefined -g -D_GNU_SOURCE -I. -o fuzz-virtio-blk \
- *         virtio/tests/{fuzz-virtio-blk,ring-driver}.c block/tests/mem-driver.c \
+ *         virtio/tests/{fuzz-virtio-blk,ring-driver,ring-packed}.c \
+ *         block/tests/mem-driver.c guest-tests/harness/harness.c \
  *         $(find virtio block io -maxdepth 2 -name '*.[cS]' ! -path '*tests*' \
  *         ! -name '*aarch64*') -luring -lpthread
  *     ./fuzz-virtio-blk -max_len=4096 virtio/tests/corpus-virtio-blk
  *
  * With FUZZ_CORPUS_DIR defined it is an ordinary test: it replays that corpus and a few inputs of
- * its own making; FUZZ_ROUNDS in the environment asks for more of these.
+ * its own making; FUZZ_ROUNDS in the environment asks for more of these, TEST_RING=packed for
+ * packed rings.
  */
 #include <stdio.h>
 
@@ -457,7 +459,9 @@ static void act(const Action *action)
 static void world_init(uint8_t choice, uint8_t more)
 {
     static const uint32_t alignments[] = { 1, 512, 4096, 512 };
-    VirtioBlkParams params = { .id = "fuzz", .nb_queues = QUEUES, .queue_size = QUEUE_SIZE };
+    VirtioBlkParams params = {
+        .id = "fuzz", .nb_queues = QUEUES, .queue_size = QUEUE_SIZE, .packed = guest_wants_packed()
+    };
     MemConfig config = { .length_bytes = DISK_BYTES };
     Error err = { 0 };
 
