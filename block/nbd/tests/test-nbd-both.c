@@ -93,6 +93,15 @@ static void stop_entry(void *opaque)
     EXPECT_EQ(nbd_server_co_stop(e->server, -1), 0);
 }
 
+static void abort_entry(void *opaque)
+{
+    Ends *e = opaque;
+
+    assert_main();
+    assert_in_coroutine();
+    EXPECT_LE(nbd_server_co_stop(e->server, aio_now_ns()), 0);
+}
+
 static main_fn void ends_finish(Ends *e)
 {
     aio_co_run_sync(e->main, stop_entry, e);
@@ -197,12 +206,13 @@ TEST(nbd_both, one_request_is_of_more_than_4_gib)
     ends_finish(&e);
 }
 
-/* Requests that wait on the server when it stops are answered, or sent again to the next one. */
-static main_fn void restart(Ends *e)
+/* Requests that wait on the server when it stops are answered, or sent again to the next one; when
+ * it stops abruptly, all are. */
+static main_fn void restart(Ends *e, bool abruptly)
 {
     Error err;
 
-    aio_co_run_sync(e->main, stop_entry, e);
+    aio_co_run_sync(e->main, abruptly ? abort_entry : stop_entry, e);
     nbd_server_destroy(e->server);
     e->server = nbd_server_create(&(NbdServerParams){ .tls = NULL }, &err);
     ASSERT_TRUE(e->server != NULL);
@@ -213,10 +223,22 @@ static main_fn void restart(Ends *e)
     nbd_server_start(e->server);
 }
 
-TEST(nbd_both, a_server_that_stops_in_order_under_load_costs_no_request)
+/* The server's disk becomes longer; the client is told when it connects again. */
+static main_fn void grow(Ends *e)
+{
+    Error err;
+
+    EXPECT_EQ(blk_truncate(e->disk, blk_length(e->disk) + (1 << 20), &err), 0);
+}
+
+#define ROUNDS 30
+
+/* Servers come and go, the disk is drained and grows, all under load. */
+TEST(nbd_both, no_byte_and_no_request_is_lost_whatever_happens)
 {
     IOThread *threads[4];
     Load load = { .nb_ctx = 4, .depth = 4, .zeroes = true };
+    Random random = { 1 };
     Ends e;
 
     ends_init(&e, false, TLS_NONE, 2, 64 << 20);
@@ -227,14 +249,30 @@ TEST(nbd_both, a_server_that_stops_in_order_under_load_costs_no_request)
         load.ctx[i] = iothread_context(threads[i]);
     }
     load_start(&load);
-    for (unsigned i = 0; i < 10; i++) {
-        unsigned seen = load.nb_done;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        unsigned until = load.nb_done + random_below(&random, 200);
 
-        while (load.nb_done < seen + 200 && load.nb_running == 16) {
+        while (load.nb_done < until && load.nb_running == 16) {
             aio_poll(e.main, false);
         }
-        restart(&e);
+        switch (random_below(&random, 4)) {
+        case 0:
+            restart(&e, false);
+            break;
+        case 1:
+            restart(&e, true);
+            break;
+        case 2:
+            grow(&e);
+            break;
+        default:
+            blk_drained_begin(load.blk);
+            blk_drained_end(load.blk);
+            break;
+        }
     }
+    restart(&e, false);
+    AIO_WAIT_WHILE(e.main, blk_length(load.blk) != blk_length(e.disk));
     load.stop = true;
     load_wait(&load);
     EXPECT_EQ(load.nb_failed, 0);

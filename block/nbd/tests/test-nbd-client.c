@@ -494,6 +494,71 @@ TEST(nbd_client, requests_wait_for_a_server_that_is_away)
     server_stop(main);
 }
 
+static _Atomic bool go_on;
+
+/* Nothing is read meanwhile. */
+static bool stuck_then_gone(Channel *ch, const NbdRequest *req)
+{
+    assert_in_coroutine();
+    while (!go_on) {
+        aio_co_sleep_ns(1000000);
+    }
+    return false;
+}
+
+#define STUCK 17
+
+/*
+ * One request waits for its reply and reads, another one is on its way and fills the socket, the
+ * rest waits to be sent: all of that on a connection that then ends.
+ */
+static main_fn void lose_in_each_state(const char *options, bool give_up, int ret)
+{
+    static char buf[STUCK][256 * 1024];
+    static Request req[STUCK];
+    AioContext *main = server_start(NBD_HEADERS_STRUCTURED, stuck_then_gone);
+    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s,%s", server_path(), options);
+    Threads t;
+
+    threads_start(&t, 4);
+    go_on = false;
+    for (unsigned i = 0; i < STUCK; i++) {
+        req[i] = (Request){ .blk = blk,
+                            .kind = i == 0 ? REQ_READ : REQ_WRITE,
+                            .len_bytes = i == 0 ? 512 : sizeof(buf[i]),
+                            .buf = buf[i] };
+        request_start(&req[i], t.ctx[i % 4]);
+        while (blk_in_flight(blk) < i + 1 || server.nb_requests < 1) {
+            aio_poll(main, false);
+        }
+    }
+    if (give_up) {
+        blk_drained_begin(blk);
+        blk_drained_end(blk);
+    }
+    go_on = true;
+    for (unsigned i = 0; i < STUCK; i++) {
+        await(&req[i]);
+        EXPECT_EQ(req[i].ret, ret);
+    }
+    EXPECT_EQ(read_at(blk, 0), 0);
+    EXPECT_EQ(server.nb_connections, 2);
+    threads_stop(&t);
+    blk_close(blk);
+    server_stop(main);
+}
+
+TEST(nbd_client, a_connection_is_lost_with_requests_in_each_state)
+{
+    lose_in_each_state("reconnect-delay=20", false, 0);
+    lose_in_each_state("reconnect-delay=0", false, -EIO);
+}
+
+TEST(nbd_client, requests_in_each_state_are_given_up)
+{
+    lose_in_each_state("reconnect-delay=20,drain-timeout=0", true, -EIO);
+}
+
 /* Each connection is lost at once. A busy machine makes fewer attempts, none makes more. */
 TEST(nbd_client, attempts_become_rare_when_they_lead_to_nothing)
 {
