@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "io/base/thread.h"
 #include "vmm/json-frame.h"
 #include "vmm/qmp.h"
 
@@ -78,6 +79,7 @@ static void setup_once(void)
 {
     Error err;
 
+    assert_main();
     if (ctx) {
         return;
     }
