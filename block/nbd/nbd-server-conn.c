@@ -172,6 +172,7 @@ static co_fn int receive(NbdConn *conn, void *buf, size_t len_bytes)
                              : channel_co_read(conn->ch, conn->ahead, sizeof(conn->ahead));
 
         if (ret <= 0) {
+            conn->ended = true;
             return ret < 0 ? (int)ret : done_bytes > 0 ? -ECONNRESET : 0;
         }
         if (!direct) {

@@ -83,6 +83,7 @@ struct NbdConn {
     AioDefer pass_ends; /* continues the sender */
     bool broken;        /* an answer could not be sent: no more of them */
     NbdSlot *slots, *free_slots;
+    bool ended;                    /* nothing more comes from the client, and it did not say why */
     uint64_t memory_bytes;         /* of requests in flight */
     Coroutine *receiver;           /* waits for a slot, for memory or for the last request to end */
     _Atomic unsigned nb_in_flight; /* written here, read by who stops: see nbd-server-conn.c */

@@ -436,14 +436,18 @@ static co_fn int cache_piece(NbdSlot *slot, uint64_t offset_bytes, uint64_t len_
 }
 
 /* Where the disk is behind the host's page cache, that has it afterwards; where it is another
- * server's, that is told. */
+ * server's, that is told. It may be all of the disk, and is of no use to a client that has gone. */
 static co_fn int run_cache(NbdSlot *slot)
 {
+    const NbdConn *conn = slot->conn;
     uint64_t offset_bytes = slot->req.offset_bytes, left_bytes = slot->req.len_bytes;
     uint64_t done_bytes;
     int ret = 0;
 
-    while (ret == 0 && left_bytes > 0 && !slot->conn->broken) {
+    while (ret == 0 && left_bytes > 0) {
+        if (conn->ended || conn->broken || atomic_load(&conn->server->stopping)) {
+            return -ESHUTDOWN;
+        }
         ret = cache_piece(slot, offset_bytes, left_bytes, &done_bytes);
         offset_bytes += done_bytes;
         left_bytes -= done_bytes;

@@ -285,6 +285,28 @@ TEST(nbd_server_threads, stopping_finishes_what_is_in_flight_and_refuses_the_res
     EXPECT_FALSE(test_logged(NULL));
 }
 
+/* It may be all of the disk: the read under way is the last one. */
+TEST(nbd_server_threads, stopping_ends_caching)
+{
+    Bench bench;
+    Stop stop;
+
+    bench_init(&bench, &(BenchConfig){ 0 });
+    int fd = open_through_listener(&bench, NBD_HEADERS_SIMPLE);
+
+    bench.mem.yield = MEM_YIELD_PARK;
+    client_request(fd, NBD_HEADERS_SIMPLE, NBD_CMD_CACHE, 0, 1, 0, DISK_BYTES);
+    bench_wait_parked(&bench, 1);
+    stop_start(&bench, &stop, -1);
+    bench.mem.yield = MEM_YIELD_NEVER;
+    mem_release_all(&bench.mem);
+    EXPECT_EQ(client_error(fd, NBD_HEADERS_SIMPLE, 1), NBD_ESHUTDOWN);
+    AIO_WAIT_WHILE(bench.main, !stop.done);
+    EXPECT_EQ(stop.ret, 0);
+    EXPECT_EQ(bench.mem.stats.ops[MEM_READ], 1u);
+    leave(&bench, fd);
+}
+
 TEST(nbd_server_threads, stopping_does_not_wait_beyond_its_deadline_for_clients)
 {
     static uint8_t in[65536];

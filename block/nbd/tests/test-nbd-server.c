@@ -612,6 +612,32 @@ TEST(nbd_server, answers_that_are_ready_together_go_out_in_one_call)
     leave(&bench, fd);
 }
 
+/* Which may be as long as the disk: here, four reads. */
+TEST(nbd_server, caching_ends_when_the_client_has_gone)
+{
+    Bench bench;
+
+    bench_init(&bench, &(BenchConfig){ 0 });
+    int fd = client_open(&bench, NBD_HEADERS_SIMPLE);
+    int other = client_open(&bench, NBD_HEADERS_SIMPLE);
+
+    EXPECT_EQ(client_run(fd, NBD_HEADERS_SIMPLE, NBD_CMD_CACHE, 0, 0, DISK_BYTES), 0u);
+    EXPECT_EQ(bench.mem.stats.ops[MEM_READ], 4u);
+    bench.mem.yield = MEM_YIELD_PARK;
+    client_request(fd, NBD_HEADERS_SIMPLE, NBD_CMD_CACHE, 0, 1, 0, DISK_BYTES);
+    bench_wait_parked(&bench, 1);
+    close(fd);
+    /* Served in the same thread, after the end of the other one was seen. */
+    client_request(other, NBD_HEADERS_SIMPLE, NBD_CMD_FLUSH, 0, 2, 0, 0);
+    bench_wait_parked(&bench, 2);
+    bench.mem.yield = MEM_YIELD_NEVER;
+    mem_release_all(&bench.mem);
+    EXPECT_EQ(client_error(other, NBD_HEADERS_SIMPLE, 2), 0u);
+    bench_wait_connections(&bench, 1);
+    EXPECT_EQ(bench.mem.stats.ops[MEM_READ], 5u);
+    leave(&bench, other);
+}
+
 /* One request more than there is place for: it waits in the socket, and does not reach the disk. */
 static main_fn void expect_bound(const NbdServerParams *params, size_t len_bytes, unsigned nb)
 {
