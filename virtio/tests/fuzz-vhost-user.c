@@ -550,6 +550,7 @@ static int free_fd(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 {
+    assert_main();
     world_init();
     int fd = free_fd();
 
