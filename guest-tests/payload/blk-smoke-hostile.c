@@ -397,6 +397,14 @@ TEST(hostile, an_indirect_table_that_nests_or_loops_is_refused)
     table[1] = (VringDesc){ mem_gpa(table), 48, INDIRECT, 0 };
     offer_table(mem_gpa(table), 48, 0);
     ASSERT_TRUE(survives(EXPECT_REFUSAL));
+    /* The rest of a sound chain stands in a second table. */
+    ASSERT_TRUE(begin(0));
+    fill_table();
+    table[1] = (VringDesc){ mem_gpa(&table[8]), 32, INDIRECT, 0 };
+    table[8] = (VringDesc){ mem_gpa(smoke.in), 512, IN | NEXT, 1 };
+    table[9] = (VringDesc){ mem_gpa(&status), 1, IN, 0 };
+    offer_table(mem_gpa(table), 48, 0);
+    ASSERT_TRUE(survives(EXPECT_REFUSAL));
     ASSERT_TRUE(begin(0));
     fill_table();
     table[1].next = 1;
