@@ -14,7 +14,8 @@
  * The length of a regular file that is no multiple of 512 is rounded up, so that all of its bytes
  * can be read; what lies beyond its end reads as zeroes. A guest that writes its last sector
  * extends the file to the full sector: anything else would lose what the guest wrote. But for that,
- * only blk_truncate() changes a file's size. Where O_DIRECT needs more than 512 and the length is
+ * only blk_truncate() changes a file's size; a device's is changed by others, and blk_truncate() to
+ * what it is by now makes the disk that long. Where O_DIRECT needs more than 512 and the length is
  * no multiple of it, the last block could not be written without growing the file further: such an
  * image is opened through the page cache, or read-only.
  *

@@ -601,6 +601,10 @@ TEST(file, truncating_changes_the_file_and_what_is_new_reads_as_zeroes)
     EXPECT_EQ(run_read(blk, 16 * KIB, 4096, buf), 0);
     EXPECT_TRUE(all_bytes(buf, sizeof(buf), 0));
     EXPECT_EQ(run_read(blk, 32 * KIB, 512, buf), -EINVAL);
+    ASSERT_EQ(truncate(p.path, 40 * KIB), 0); /* by somebody else */
+    EXPECT_EQ(blk_truncate(blk, 40 * KIB, NULL), 0);
+    EXPECT_EQ(run_read(blk, 40 * KIB - 512, 512, buf), 0);
+    EXPECT_EQ(blk_truncate(blk, 32 * KIB, NULL), 0);
     EXPECT_TRUE(blk_truncate(blk, (uint64_t)1 << 63, &err) == -EFBIG);
     EXPECT_TRUE(strstr(err.msg, "9223372036854775808 bytes are more than a file can have") != NULL);
     EXPECT_EQ(blk_length(blk), 32 * KIB);
