@@ -71,8 +71,12 @@ static void log_data(VirtQueue *vq, VqLog *log, const VqTracked *tracked)
     }
 }
 
+/* The client says where a used ring is in its log. A packed ring has none: used descriptors are in
+ * the descriptor ring, of which it says nothing. */
 static void log_used(VirtQueue *vq, const VqTracker *tracker)
 {
+    uint64_t base = vq->is_packed ? vq->cfg_desc_gpa : tracker->ring_log_gpa;
+
     for (unsigned i = 0; i < tracker->nb_done; i++) {
         uint16_t index = (uint16_t)(vq->used_published + i) & (vq->size - 1);
         uint64_t offset = vq->is_packed
@@ -80,12 +84,12 @@ static void log_used(VirtQueue *vq, const VqTracker *tracker)
                               : offsetof(struct vring_used, ring) +
                                     index * sizeof(struct vring_used_elem);
 
-        vq_log_mark(tracker->log, tracker->ring_log_gpa + offset,
+        vq_log_mark(tracker->log, base + offset,
                     vq->is_packed ? sizeof(struct vring_packed_desc)
                                   : sizeof(struct vring_used_elem));
     }
     if (!vq->is_packed) {
-        vq_log_mark(tracker->log, tracker->ring_log_gpa, offsetof(struct vring_used, ring));
+        vq_log_mark(tracker->log, base, offsetof(struct vring_used, ring));
     }
 }
 
