@@ -409,9 +409,6 @@ static int parse_option(ExportConfig *config, int option, const char *text, Erro
     case OPT_READ_ONLY:
         config->read_only = true;
         return 0;
-    case OPT_PRINT_CAPABILITIES:
-        config->print_capabilities = true;
-        return 0;
     default:
         config->help = true;
         return 0;
@@ -550,11 +547,26 @@ static int check_whole(ExportConfig *config, Error *err)
     return check_uris(config, err);
 }
 
+/* Whatever else is on the command line, by convention. */
+static bool asks_for_capabilities(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--print-capabilities") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int export_config_parse(ExportConfig *config, int argc, char **argv, Error *err)
 {
     int option, ret;
 
     memset(config, 0, sizeof(*config));
+    config->print_capabilities = asks_for_capabilities(argc, argv);
+    if (config->print_capabilities) {
+        return 0;
+    }
     config->log_level = LOG_LEVEL_WARN;
     config->max_workers = AIO_WORKERS_MAX_DEFAULT;
     config->stop_timeout_s = STOP_TIMEOUT_S;
@@ -572,7 +584,7 @@ int export_config_parse(ExportConfig *config, int argc, char **argv, Error *err)
             return ret;
         }
     }
-    if (config->help || config->print_capabilities) {
+    if (config->help) {
         return 0;
     }
     if (optind < argc) {
