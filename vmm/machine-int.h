@@ -66,6 +66,8 @@ struct Machine {
     Vcpus *vcpus;
     int signal_fd;
     int signal_received; /* 0 = none */
+    int64_t signal_ns;   /* when */
+    bool at_rest;        /* the main loop waits for nothing in particular */
     bool end_asked; /* it ends because a client said so */
     RunState run;
     QmpTarget target; /* what the control socket's commands work on */

@@ -12,9 +12,10 @@
  *     pause vCPUs -> reset disks (waits for their requests) -> reset devices and KVM state
  *     -> clear RAM -> load kernel and tables again -> reset vCPUs -> resume
  *
- * Signals: those that end the run are blocked from the start and read in the main context, until
- * the loop has ended; from then on a second one ends the process at once, so that nobody has to
- * wait for a last flush that does not come. SIGTSTP and SIGCONT are read likewise, to give the
+ * Signals: those that end the run are blocked from the start and read in the main context. While
+ * something here waits for a disk (to stop the guest, to reset it), another one a while later ends
+ * the process at once, so that nobody has to wait for a disk that does not answer; at the end, when
+ * the last flush is waited for, any second one does. SIGTSTP and SIGCONT are read likewise, to give the
  * terminal back for the time in between. A file size limit and a closed console are errors of the
  * call, not signals that end the guest.
  */
@@ -32,7 +33,8 @@
 #include "vmm/machine-int.h"
 #include "vmm/terminal.h"
 
-#define MAIN_CONTEXT "main"
+#define MAIN_CONTEXT       "main"
+#define SIGNAL_PATIENCE_NS 1000000000
 
 static void fill_ending_signals(sigset_t *set)
 {
@@ -44,6 +46,29 @@ static void fill_ending_signals(sigset_t *set)
 }
 
 /* --- console and signals --- */
+
+/* A second signal of those that end the run ends the process. */
+static void release_ending_signals(void)
+{
+    sigset_t set;
+
+    fill_ending_signals(&set);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+/* The first one is for the main loop; one that finds it waiting for a disk all the same ends the
+ * process. */
+static void end_by_signal(Machine *machine, int signo)
+{
+    if (!machine->signal_received) {
+        machine->signal_received = signo;
+        machine->signal_ns = aio_now_ns();
+    } else if (!machine->at_rest && aio_now_ns() - machine->signal_ns > SIGNAL_PATIENCE_NS) {
+        terminal_suspend();
+        release_ending_signals();
+        raise(signo);
+    }
+}
 
 static void signal_cb(void *opaque)
 {
@@ -63,16 +88,14 @@ static void signal_cb(void *opaque)
         run_state_ask_cont(&machine->run, true);
         break;
     default:
-        machine->signal_received = info.ssi_signo;
+        end_by_signal(machine, (int)info.ssi_signo);
         break;
     }
 }
 
 static void quit_cb(void *opaque)
 {
-    Machine *machine = opaque;
-
-    machine->signal_received = SIGTERM;
+    end_by_signal(opaque, SIGTERM);
 }
 
 static void continue_cb(void *opaque)
@@ -119,15 +142,6 @@ static int open_signals(Machine *machine, Error *err)
     }
     aio_set_fd_handler(machine->main, machine->signal_fd, &ops, machine);
     return 0;
-}
-
-/* A second signal of those that end the run ends the process. */
-static void release_ending_signals(void)
-{
-    sigset_t set;
-
-    fill_ending_signals(&set);
-    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
 /* --- parts --- */
@@ -473,7 +487,9 @@ static int loop(Machine *machine, Error *err)
         if (status >= 0) {
             return status;
         }
+        machine->at_rest = true;
         aio_poll(machine->main, !busy && !machine->signal_received);
+        machine->at_rest = false;
     }
     return MACHINE_EXIT_SIGNAL + machine->signal_received;
 }
