@@ -5,8 +5,26 @@
  * always: the connection is closed, that request fails with -EIO or, with reconnect-delay, is sent
  * again; and the next request works.
  */
+#include <stdarg.h>
+
 #include "block/nbd/tests/nbd-test-server.h"
+#include "io/base/log.h"
 #include "io/channel/tests/tls-files.h"
+
+static char logged[256]; /* last */
+
+void __wrap_log_limited(LogLimit *limit, LogLevel level, const char *area, const char *fmt, ...)
+    PRINTF(4, 5);
+
+/* In the place of log.c's: see meson.build. All of this runs in the main thread. */
+void __wrap_log_limited(LogLimit *limit, LogLevel level, const char *area, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(logged, sizeof(logged), fmt, ap);
+    va_end(ap);
+}
 
 static int run(BlockBackend *blk, RequestKind kind)
 {
@@ -37,6 +55,8 @@ static main_fn void expect_closed(NbdHeaders headers, SpecialFn *special, Reques
 
     EXPECT_EQ(run(blk, kind), -EIO);
     EXPECT_EQ(server.nb_connections, 1);
+    EXPECT_TRUE(strstr(logged, server_path()) != NULL);
+    EXPECT_TRUE(strstr(logged, "': connection closed: ") != NULL);
     EXPECT_EQ(run(blk, kind), 0);
     EXPECT_EQ(server.nb_connections, 2);
     blk_close(blk);
