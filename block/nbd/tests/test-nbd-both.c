@@ -48,14 +48,33 @@ static void set_address(Ends *e, bool tcp)
               0);
 }
 
+static main_fn void serve(Ends *e)
+{
+    AioContext *contexts[4];
+    Error err;
+
+    for (unsigned i = 0; i < e->nb_threads; i++) {
+        contexts[i] = iothread_context(e->threads[i]);
+    }
+    e->server = nbd_server_create(&(NbdServerParams){ .tls = e->creds,
+                                                      .tls_required = e->tls != TLS_NONE,
+                                                      .contexts = contexts,
+                                                      .nb_contexts = e->nb_threads },
+                                  &err);
+    ASSERT_TRUE(e->server != NULL);
+    ASSERT_EQ(nbd_server_add_export(e->server, &(NbdExportParams){ .name = "disk", .blk = e->disk },
+                                    &err),
+              0);
+    ASSERT_EQ(nbd_server_listen(e->server, &e->addr, &err), 0);
+    nbd_server_start(e->server);
+}
+
 /* A server of a sparse file. */
 static main_fn void ends_init(Ends *e, bool tcp, Tls tls, unsigned nb_threads,
                               uint64_t length_bytes)
 {
     const char *path = test_text("%s/image", test_dir());
-    AioContext *contexts[4];
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-    Error err;
 
     ASSERT_GE(fd, 0);
     ASSERT_EQ(ftruncate(fd, (off_t)length_bytes), 0);
@@ -65,23 +84,12 @@ static main_fn void ends_init(Ends *e, bool tcp, Tls tls, unsigned nb_threads,
     for (unsigned i = 0; i < nb_threads; i++) {
         e->threads[i] = iothread_create(test_text("s%u", i), NULL, NULL);
         ASSERT_TRUE(e->threads[i] != NULL);
-        contexts[i] = iothread_context(e->threads[i]);
     }
     if (tls != TLS_NONE) {
         load_creds(e);
     }
-    e->server = nbd_server_create(&(NbdServerParams){ .tls = e->creds,
-                                                      .tls_required = tls != TLS_NONE,
-                                                      .contexts = contexts,
-                                                      .nb_contexts = nb_threads },
-                                  &err);
-    ASSERT_TRUE(e->server != NULL);
-    ASSERT_EQ(nbd_server_add_export(e->server, &(NbdExportParams){ .name = "disk", .blk = e->disk },
-                                    &err),
-              0);
     set_address(e, tcp);
-    ASSERT_EQ(nbd_server_listen(e->server, &e->addr, &err), 0);
-    nbd_server_start(e->server);
+    serve(e);
 }
 
 static void stop_entry(void *opaque)
@@ -210,17 +218,9 @@ TEST(nbd_both, one_request_is_of_more_than_4_gib)
  * it stops abruptly, all are. */
 static main_fn void restart(Ends *e, bool abruptly)
 {
-    Error err;
-
     aio_co_run_sync(e->main, abruptly ? abort_entry : stop_entry, e);
     nbd_server_destroy(e->server);
-    e->server = nbd_server_create(&(NbdServerParams){ .tls = NULL }, &err);
-    ASSERT_TRUE(e->server != NULL);
-    ASSERT_EQ(nbd_server_add_export(e->server, &(NbdExportParams){ .name = "disk", .blk = e->disk },
-                                    &err),
-              0);
-    ASSERT_EQ(nbd_server_listen(e->server, &e->addr, &err), 0);
-    nbd_server_start(e->server);
+    serve(e);
 }
 
 /* The server's disk becomes longer; the client is told when it connects again. */
@@ -234,14 +234,15 @@ static main_fn void grow(Ends *e)
 #define ROUNDS 30
 
 /* Servers come and go, the disk is drained and grows, all under load. */
-TEST(nbd_both, no_byte_and_no_request_is_lost_whatever_happens)
+static main_fn void survive(bool tcp, Tls tls)
 {
     IOThread *threads[4];
     Load load = { .nb_ctx = 4, .depth = 4, .zeroes = true };
     Random random = { 1 };
     Ends e;
 
-    ends_init(&e, false, TLS_NONE, 2, 64 << 20);
+    tls_files_make();
+    ends_init(&e, tcp, tls, 2, 64 << 20);
     load.blk = disk_open("%s", ends_disk(&e, "connections=4,reconnect-delay=60"));
     for (unsigned i = 0; i < 4; i++) {
         threads[i] = iothread_create(test_text("t%u", i), NULL, NULL);
@@ -282,6 +283,17 @@ TEST(nbd_both, no_byte_and_no_request_is_lost_whatever_happens)
         iothread_unref(threads[i]);
     }
     ends_finish(&e);
+    tls_files_remove();
+}
+
+TEST(nbd_both, no_byte_and_no_request_is_lost_whatever_happens)
+{
+    survive(false, TLS_NONE);
+}
+
+TEST(nbd_both, nor_with_tls_and_tcp)
+{
+    survive(true, TLS_PSK);
 }
 
 TEST_MAIN()
