@@ -15,7 +15,7 @@
 #define ARRIVAL_MS    5000 /* in which an interrupt that is due arrives */
 #define QUIET_MS      5    /* in which one that is not would have */
 #define NB_BATCH      8
-#define WRAP_REQUESTS (65536 - 8)
+#define WRAP_REQUESTS (65536 - 9)
 
 static VblkQueue *queue(void)
 {
@@ -33,12 +33,6 @@ static void start(uint64_t features, uint16_t nb_queues)
 
     TEST_SKIP_IF(features & ~smoke.offered, "not offered");
     ASSERT_TRUE(smoke_start_with(&setup));
-}
-
-/* One slot of a packed ring for each request, too. */
-static void start_with_event_index(void)
-{
-    start(VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC, 1);
 }
 
 static void poll(VblkQueue *q)
@@ -100,14 +94,25 @@ static bool one_arrives(uint64_t before)
 
 /* --- event index and flags --- */
 
+/*
+ * One slot of a packed ring for each request, too. The first completion interrupts, as a ring is
+ * set up, and on QEMU whatever the index says; none is under way afterwards.
+ */
+static void start_with_event_index(void)
+{
+    uint64_t before;
+
+    start(VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC, 1);
+    before = count();
+    request(queue());
+    ASSERT_TRUE(one_arrives(before));
+}
+
 TEST(irq, the_event_index_asks_for_one_completion_and_not_those_before)
 {
     uint64_t before;
 
     start_with_event_index();
-    before = count();
-    request(queue()); /* QEMU's first completion interrupts whatever the index says */
-    ASSERT_TRUE(one_arrives(before));
     ask_for(queue(), 3);
     before = count();
     for (int i = 0; i < 3; i++) {
@@ -164,7 +169,7 @@ static void run_requests(VblkQueue *q, uint32_t nb)
 TEST(irq, the_event_index_wraps)
 {
     start_with_event_index();
-    run_requests(queue(), smoke.packed ? queue()->ring.size - 8u : WRAP_REQUESTS);
+    run_requests(queue(), smoke.packed ? queue()->ring.size - 9u : WRAP_REQUESTS);
     for (int i = 0; i < 8; i++) {
         uint64_t before;
 
