@@ -3,7 +3,6 @@
  */
 #include "virtio/vhost-user-msg.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -163,9 +162,7 @@ static bool is_eventfd(int fd)
 
 int vhu_msg_take_eventfd(VhuMsg *msg, int *ret_fd, Error *err)
 {
-    int fd = msg->fds.fds[0], flags = fcntl(fd, F_GETFL);
-
-    if (!is_eventfd(fd) || flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+    if (!is_eventfd(msg->fds.fds[0])) {
         return error_set(err, -EINVAL, "%s with what is no eventfd",
                          vhu_request_name(msg->hdr.request));
     }

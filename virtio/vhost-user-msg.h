@@ -44,7 +44,7 @@ bool vhu_msg_wants_ack(const VhuMsg *msg) NONNULL(1);
 
 /*
  * vhu_msg_take_eventfd - the only descriptor that came with @msg, which has to be an eventfd; it is
- * the caller's from here on, and made non-blocking (for the client, too)
+ * the caller's from here on
  * Errors: -EINVAL it is something else
  */
 int vhu_msg_take_eventfd(VhuMsg *msg, int *ret_fd, Error *err) NONNULL(1, 2) WARN_UNUSED;

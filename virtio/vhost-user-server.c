@@ -85,6 +85,7 @@ static main_fn co_fn void session_end(VhuServer *server, VhuSession *session)
 {
     channel_shutdown(session->ch, CHANNEL_READ | CHANNEL_WRITE);
     vhu_vrings_co_stop(session);
+    aio_bh_cancel(server->lost_bh); /* nobody uses the memory any more */
     vdev_co_reset(server->vdev);
     vhu_notice_co_set_channel(session, NULL);
     vhu_inflight_close(session);

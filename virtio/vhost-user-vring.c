@@ -20,6 +20,7 @@
  */
 #include "virtio/vhost-user-int.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/virtio_config.h>
 
@@ -370,6 +371,9 @@ co_fn int vhu_vring_co_set_kick(VhuSession *session, VhuMsg *msg, Error *err)
 
     if (ret < 0) {
         return ret;
+    }
+    if (fd >= 0) {
+        fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK); /* for the client, too, which only writes it */
     }
     if (vq->started) {
         vhu_vrings_co_park(session);
