@@ -46,8 +46,8 @@ static void print_command(const QmpCommand *command)
     printf("  %s", command->name);
     for (const QmpArg *arg = command->args; arg->name; arg++) {
         char text[80];
-        size_t len = (size_t)snprintf(text, sizeof(text), arg->optional ? " [%s=]" : " %s=",
-                                      arg->name);
+        size_t len =
+            (size_t)snprintf(text, sizeof(text), arg->optional ? " [%s=]" : " %s=", arg->name);
 
         if (column + len > 80) {
             printf("\n     ");
@@ -228,8 +228,7 @@ static json_t *receive(Connection *c, Error *err)
         error_set(err, -ECONNRESET, "the connection has ended");
         return NULL;
     }
-    json_t *message =
-        len > LINE_BYTES_MAX ? NULL : json_loadb(c->line, (size_t)len, 0, &where);
+    json_t *message = len > LINE_BYTES_MAX ? NULL : json_loadb(c->line, (size_t)len, 0, &where);
 
     if (!message) {
         error_set(err, -EPROTO, "what has been received is no answer: %.60s", c->line);

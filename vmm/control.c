@@ -36,10 +36,10 @@ typedef struct Client {
     Channel *ch;
     QmpSession session;
     JsonFrame frame;
-    List lines;           /* to be written */
-    size_t event_bytes;   /* of these, in events */
-    bool writing;         /* one is just being written */
-    bool ending;          /* no more lines will come */
+    List lines;         /* to be written */
+    size_t event_bytes; /* of these, in events */
+    bool writing;       /* one is just being written */
+    bool ending;        /* no more lines will come */
     bool writer_ended;
     Coroutine *writer, *reader; /* while they wait for a change of the above; else NULL */
     char buf[READ_BYTES];

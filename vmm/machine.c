@@ -15,9 +15,9 @@
  * Signals: those that end the run are blocked from the start and read in the main context. While
  * something here waits for a disk (to stop the guest, to reset it), another one a while later ends
  * the process at once, so that nobody has to wait for a disk that does not answer; at the end, when
- * the last flush is waited for, any second one does. SIGTSTP and SIGCONT are read likewise, to give the
- * terminal back for the time in between. A file size limit and a closed console are errors of the
- * call, not signals that end the guest.
+ * the last flush is waited for, any second one does. SIGTSTP and SIGCONT are read likewise, to give
+ * the terminal back for the time in between. A file size limit and a closed console are errors of
+ * the call, not signals that end the guest.
  */
 #include "vmm/machine.h"
 

@@ -80,8 +80,8 @@ static int oom(Error *err)
 static json_t *describe_node(const BlockNode *node)
 {
     return json_pack("{s:s, s:s, s:o, s:b, s:I}", "node-name", bdrv_id(node), "driver",
-                     node->driver->name, "file", qmp_string(node->name), "read-only", node->read_only, "size",
-                     (json_int_t)atomic_load(&node->length_bytes));
+                     node->driver->name, "file", qmp_string(node->name), "read-only",
+                     node->read_only, "size", (json_int_t)atomic_load(&node->length_bytes));
 }
 
 static json_t *describe_nodes(const QmpDisk *disk)
@@ -145,8 +145,7 @@ static int add_limits(json_t *object, const QmpDisk *disk)
 
         ret |= json_object_set_new(object, limits[i].rate, json_integer((json_int_t)rate->rate));
         if (rate->max > 0) {
-            ret |= json_object_set_new(object, limits[i].max,
-                                       json_integer((json_int_t)rate->max));
+            ret |= json_object_set_new(object, limits[i].max, json_integer((json_int_t)rate->max));
             ret |= json_object_set_new(object, limits[i].max_length,
                                        json_integer((json_int_t)rate->max_seconds));
         }
@@ -157,12 +156,12 @@ static int add_limits(json_t *object, const QmpDisk *disk)
 static json_t *describe_inserted(const QmpDisk *disk)
 {
     const BlockNode *node = blk_node(disk->blk);
-    json_t *inserted =
-        json_pack("{s:s, s:s, s:o, s:b, s:{s:b, s:b, s:b}, s:{s:o, s:s, s:I}}", "node-name",
-                  bdrv_id(node), "drv", node->driver->name, "file", qmp_string(node->name), "ro",
-                  blk_read_only(disk->blk), "cache", "writeback", blk_write_cache(disk->blk),
-                  "direct", node->cache == BLK_CACHE_NONE, "no-flush", false, "image", "filename",
-                  qmp_string(node->name), "format", "raw", "virtual-size", (json_int_t)blk_length(disk->blk));
+    json_t *inserted = json_pack(
+        "{s:s, s:s, s:o, s:b, s:{s:b, s:b, s:b}, s:{s:o, s:s, s:I}}", "node-name", bdrv_id(node),
+        "drv", node->driver->name, "file", qmp_string(node->name), "ro", blk_read_only(disk->blk),
+        "cache", "writeback", blk_write_cache(disk->blk), "direct", node->cache == BLK_CACHE_NONE,
+        "no-flush", false, "image", "filename", qmp_string(node->name), "format", "raw",
+        "virtual-size", (json_int_t)blk_length(disk->blk));
 
     if (inserted && add_limits(inserted, disk) != 0) {
         json_decref(inserted);
@@ -186,8 +185,7 @@ static json_t *describe_disk(const QmpDisk *disk)
 }
 
 static int describe_disks(QmpTarget *target, bool with_device,
-                          json_t *(*describe)(const QmpDisk *disk), json_t **ret_result,
-                          Error *err)
+                          json_t *(*describe)(const QmpDisk *disk), json_t **ret_result, Error *err)
 {
     json_t *disks = json_array();
 
@@ -334,11 +332,11 @@ static json_t *describe_stats(const QmpDisk *disk)
         for (unsigned q = 0; q < virtio_blk_device(disk->vblk)->nb_queues; q++) {
             blk_acct_add(virtio_blk_acct(disk->vblk, q), totals);
         }
-        object = json_pack("{s:s, s:s, s:o, s:i, s:o, s:o}", "device", blk_id(disk->blk),
-                           "node-name", bdrv_id(blk_node(disk->blk)), "stats",
-                           describe_words(totals), "x-in-flight", (int)blk_in_flight(disk->blk),
-                           "x-latency", describe_ops(totals), "x-queues",
-                           describe_queues_stats(disk));
+        object =
+            json_pack("{s:s, s:s, s:o, s:i, s:o, s:o}", "device", blk_id(disk->blk), "node-name",
+                      bdrv_id(blk_node(disk->blk)), "stats", describe_words(totals), "x-in-flight",
+                      (int)blk_in_flight(disk->blk), "x-latency", describe_ops(totals), "x-queues",
+                      describe_queues_stats(disk));
         free(totals);
     }
     return object;
@@ -448,8 +446,10 @@ static BlockNode *choose_throttle(QmpDisk *disk, const char *group, bool *ret_ne
     *ret_new = false;
     if (group && filter) {
         if (filter != disk->throttle) {
-            error_set(err, -EINVAL, "the throttle of disk '%s', node '%s', was not put in by this "
-                      "command, and keeps its group", blk_id(disk->blk), bdrv_id(filter));
+            error_set(err, -EINVAL,
+                      "the throttle of disk '%s', node '%s', was not put in by this "
+                      "command, and keeps its group",
+                      blk_id(disk->blk), bdrv_id(filter));
             return NULL;
         }
         if (remove_filter(&disk->throttle, err) < 0) {
@@ -520,7 +520,8 @@ static int add_rule_opts(Opts *opts, const json_t *args, Error *err)
     json_t *value;
     int ret = 0;
 
-    json_object_foreach((json_t *)args, name, value) {
+    json_object_foreach((json_t *)args, name, value)
+    {
         if (ret < 0 || strcmp(name, "device") == 0) {
             continue;
         }
@@ -612,10 +613,9 @@ static co_fn int co_query_faults(QmpTarget *target, const json_t *args, json_t *
 
     for (unsigned i = 0; filter && i < FAULTY_RULES_MAX; i++) {
         if (faulty_query(filter, i, &counts)) {
-            good &= append(rules,
-                           json_pack("{s:i, s:I, s:I}", "rule", (int)i, "matched",
-                                     (json_int_t)counts.matched, "struck",
-                                     (json_int_t)counts.struck));
+            good &= append(rules, json_pack("{s:i, s:I, s:I}", "rule", (int)i, "matched",
+                                            (json_int_t)counts.matched, "struck",
+                                            (json_int_t)counts.struck));
         }
     }
     if (!good) {

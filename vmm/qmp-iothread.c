@@ -29,8 +29,8 @@ static json_t *describe_queues(const QmpTarget *target, const IOThread *iothread
 
         for (unsigned q = 0; q < nb_queues; q++) {
             if (disk->iothreads[q] == iothread) {
-                good &= append(queues, json_pack("{s:s, s:i}", "device", blk_id(disk->blk),
-                                                 "queue", (int)q));
+                good &= append(
+                    queues, json_pack("{s:s, s:i}", "device", blk_id(disk->blk), "queue", (int)q));
             }
         }
     }
@@ -58,9 +58,8 @@ static main_fn json_t *describe_iothread(const QmpTarget *target, const IOThread
 
     iothread_query(iothread, &info);
     return json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:o, s:o}", "id", info.id,
-                     "thread-id", (int)info.tid, "poll-max-ns",
-                     (json_int_t)info.params.poll_max_ns, "poll-grow",
-                     (json_int_t)info.params.poll_grow, "poll-shrink",
+                     "thread-id", (int)info.tid, "poll-max-ns", (json_int_t)info.params.poll_max_ns,
+                     "poll-grow", (json_int_t)info.params.poll_grow, "poll-shrink",
                      (json_int_t)info.params.poll_shrink, "poll-weight",
                      (json_int_t)info.params.poll_weight, "x-name", info.name, "x-cpus",
                      cpu_list_format(&info.cpus, cpus, sizeof(cpus)), "x-monitor",
@@ -111,14 +110,14 @@ static co_fn int co_iothread_set(QmpTarget *target, const json_t *args, json_t *
         return err->code;
     }
     iothread_query(iothread, &info);
-    if ((ret = take_number(args, "poll-max-ns", POLL_MAX_NS_LIMIT, &info.params.poll_max_ns,
-                           err)) < 0 ||
+    if ((ret = take_number(args, "poll-max-ns", POLL_MAX_NS_LIMIT, &info.params.poll_max_ns, err)) <
+            0 ||
         (ret = take_number(args, "poll-grow", POLL_FACTOR_LIMIT, &info.params.poll_grow, err)) <
             0 ||
-        (ret = take_number(args, "poll-shrink", POLL_FACTOR_LIMIT, &info.params.poll_shrink,
-                           err)) < 0 ||
-        (ret = take_number(args, "poll-weight", POLL_WEIGHT_LIMIT, &info.params.poll_weight,
-                           err)) < 0) {
+        (ret = take_number(args, "poll-shrink", POLL_FACTOR_LIMIT, &info.params.poll_shrink, err)) <
+            0 ||
+        (ret = take_number(args, "poll-weight", POLL_WEIGHT_LIMIT, &info.params.poll_weight, err)) <
+            0) {
         return ret;
     }
     iothread_set_polling(iothread, &info.params);
@@ -131,8 +130,8 @@ static co_fn int co_queue_move(QmpTarget *target, const json_t *args, json_t **r
                                Error *err)
 {
     QmpDisk *disk = qmp_find_disk(target, qmp_arg_string(args, "device", ""), err);
-    IOThread *to = disk ? qmp_find_iothread(target, qmp_arg_string(args, "iothread", ""), err)
-                        : NULL;
+    IOThread *to =
+        disk ? qmp_find_iothread(target, qmp_arg_string(args, "iothread", ""), err) : NULL;
     uint64_t queue = qmp_arg_number(args, "queue", 0);
 
     assert_main();
@@ -145,13 +144,15 @@ static co_fn int co_queue_move(QmpTarget *target, const json_t *args, json_t **r
     VirtioDevice *vdev = virtio_blk_device(disk->vblk);
 
     if (queue >= vdev->nb_queues) {
-        return error_set(err, -EINVAL, "disk '%s' has %u queues, from 0; there is no queue %" PRIu64,
+        return error_set(err, -EINVAL,
+                         "disk '%s' has %u queues, from 0; there is no queue %" PRIu64,
                          blk_id(disk->blk), vdev->nb_queues, queue);
     }
     int ret = vdev_co_move_queue(vdev, (unsigned)queue, iothread_context(to));
 
     if (ret < 0) {
-        return error_set(err, ret, "disk '%s', queue %" PRIu64 ": a failed request is held; remedy "
+        return error_set(err, ret,
+                         "disk '%s', queue %" PRIu64 ": a failed request is held; remedy "
                          "that, and let the guest go on, before you move the queue",
                          blk_id(disk->blk), queue);
     }

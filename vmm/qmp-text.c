@@ -50,8 +50,7 @@ static void print_nodes(FILE *f, const json_t *nodes)
 
 static void print_limits(FILE *f, const json_t *inserted)
 {
-    static const char *const names[] = { "bps",  "bps_rd",  "bps_wr",
-                                         "iops", "iops_rd", "iops_wr" };
+    static const char *const names[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr" };
     bool first = true;
 
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
@@ -123,8 +122,8 @@ static void print_ops(FILE *f, const char *what, const json_t *ops)
 
 static void print_disks_stats(FILE *f, const json_t *result)
 {
-    fprintf(f, "%-16s %-12s %10s %14s %6s %9s %9s %9s %9s %9s\n", "disk, queue", "kind",
-            "requests", "bytes", "errors", "mean us", "p50", "p99", "p99.9", "p99.99");
+    fprintf(f, "%-16s %-12s %10s %14s %6s %9s %9s %9s %9s %9s\n", "disk, queue", "kind", "requests",
+            "bytes", "errors", "mean us", "p50", "p99", "p99.9", "p99.99");
     for (size_t i = 0; i < json_array_size(result); i++) {
         const json_t *disk = json_array_get(result, i);
         const json_t *queues = json_object_get(disk, "x-queues");
@@ -152,8 +151,7 @@ static void print_iothreads(FILE *f, const json_t *result)
         const json_t *queues = json_object_get(thread, "x-queues");
 
         fprintf(f,
-                "%-16s %8" PRId64 " %11" PRId64 " %5" PRId64 " %6" PRId64 " %6" PRId64
-                " %-9s %-8s",
+                "%-16s %8" PRId64 " %11" PRId64 " %5" PRId64 " %6" PRId64 " %6" PRId64 " %-9s %-8s",
                 text_of(thread, "id"), number_of(thread, "thread-id"),
                 number_of(thread, "poll-max-ns"), number_of(thread, "poll-grow"),
                 number_of(thread, "poll-shrink"), number_of(thread, "poll-weight"),

@@ -80,8 +80,8 @@ const char *const qmp_type_names[QMP_NB_TYPES] = {
     [QMP_BOOL] = "true or false",
 };
 
-static const QmpCommand *const tables[] = { qmp_own_commands, qmp_run_commands,
-                                            qmp_block_commands, qmp_iothread_commands };
+static const QmpCommand *const tables[] = { qmp_own_commands, qmp_run_commands, qmp_block_commands,
+                                            qmp_iothread_commands };
 
 const QmpCommand *qmp_next_command(const QmpCommand *command)
 {
@@ -137,7 +137,8 @@ static int check_args(const QmpCommand *command, json_t *args, Error *err)
     const char *name;
     json_t *value;
 
-    json_object_foreach(args, name, value) {
+    json_object_foreach(args, name, value)
+    {
         const QmpArg *arg = find_arg(command, name);
 
         if (!arg) {
@@ -234,8 +235,8 @@ json_t *qmp_greeting(void)
 
     sscanf(PENSTOCK_VERSION, "%u.%u.%u", &version[0], &version[1], &version[2]);
     return json_pack("{s:{s:{s:{s:i, s:i, s:i}, s:s}, s:[]}}", "QMP", "version", "qemu", "major",
-                     (int)version[0], "minor", (int)version[1], "micro", (int)version[2],
-                     "package", "penstock " PENSTOCK_VERSION, "capabilities");
+                     (int)version[0], "minor", (int)version[1], "micro", (int)version[2], "package",
+                     "penstock " PENSTOCK_VERSION, "capabilities");
 }
 
 json_t *qmp_event(const char *name, json_t *data)
@@ -272,7 +273,8 @@ static int take_message(json_t *root, Message *message, Error *err)
         return error_set(err, -EINVAL, "a command is an object");
     }
     message->id = json_object_get(root, "id"); /* whatever else is wrong */
-    json_object_foreach(root, key, value) {
+    json_object_foreach(root, key, value)
+    {
         if (strcmp(key, "execute") == 0) {
             name = value;
         } else if (strcmp(key, "arguments") == 0) {
@@ -396,8 +398,7 @@ static co_fn int co_query_version(QmpTarget *target, const json_t *args, json_t 
 {
     json_t *greeting = qmp_greeting();
 
-    *ret_result =
-        json_incref(json_object_get(json_object_get(greeting, "QMP"), "version"));
+    *ret_result = json_incref(json_object_get(json_object_get(greeting, "QMP"), "version"));
     json_decref(greeting);
     return *ret_result ? 0 : error_set(err, -ENOMEM, "out of memory");
 }

@@ -39,8 +39,8 @@ void vcpus_destroy(Vcpus *vcpus);
 /* Power-on state everywhere, @entry in the first vCPU; the others wait for INIT. vCPUs paused. */
 int vcpus_reset(Vcpus *vcpus, const BootEntry *entry, Error *err) NONNULL(1, 2) WARN_UNUSED;
 void vcpus_resume(Vcpus *vcpus) NONNULL(1);
-/* vcpus_tell_paused - have KVM tell the guest that it was stopped, so that its watchdogs do not take
- * the pause for a hang. vCPUs paused. */
+/* vcpus_tell_paused - have KVM tell the guest that it was stopped, so that its watchdogs do not
+ * take the pause for a hang. vCPUs paused. */
 void vcpus_tell_paused(Vcpus *vcpus) NONNULL(1);
 /* Returns when every thread is parked; polls the main context meanwhile. */
 void vcpus_pause(Vcpus *vcpus) NONNULL(1);
