@@ -1,5 +1,8 @@
 /*
  * main.c - the program: which subcommand, and nothing else
+ *
+ * Management programs start vhost-user back ends without a subcommand, so under another name it is
+ * `penstock export`.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,7 +16,7 @@ static const char help[] =
     "usage: penstock COMMAND [options]\n"
     "\n"
     "  run      boot a Linux guest, or any PVH payload, with virtio-blk disks\n"
-    "  export   serve disks to other programs over NBD\n"
+    "  export   serve disks to other programs over NBD and vhost-user\n"
     "  ctl      talk to a running penstock: query, stop, continue, change\n"
     "  info     tell what a disk is, and how much of it is allocated\n"
     "  copy     copy a disk\n"
@@ -47,8 +50,18 @@ void cmd_complain(const char *fmt, ...)
     fputc('\n', stderr);
 }
 
+static bool is_back_end(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return strcmp(slash ? slash + 1 : path, "penstock-vhost-user-blk") == 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 0 && is_back_end(argv[0])) {
+        return cmd_export(argc, argv);
+    }
     if (argc < 2) {
         fputs(help, stderr);
         return MACHINE_EXIT_USAGE;
