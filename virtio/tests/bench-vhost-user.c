@@ -9,10 +9,11 @@
  *   sleep=1        wait for an interrupt when there is nothing to take
  *   cpus=A:B       where the clients' threads run, a queue each
  *
- * A queue has a thread of its own, with a ring of 256 and requests of three descriptors. In each
- * round it takes every answer there is, fills the free slots, publishes once, and kicks if it is
- * asked to: what a driver that polls does, and what guest-tests/payload/blk-perf.c does in a guest.
- * One line says what was measured.
+ * A queue has a thread of its own, with a ring of 256 and requests of three descriptors, which stay
+ * what they are: a slot that is free again is offered with another sector. In each round the thread
+ * takes every answer there is, fills the free slots, publishes once, and kicks if it is asked to:
+ * what a driver that polls does, and what guest-tests/payload/blk-perf.c does in a guest. One line
+ * says what was measured.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -55,7 +56,7 @@ typedef struct Worker {
     _Atomic uint64_t nb_requests; /* answered; read by the main thread */
     uint64_t nb_errors, nb_kicks;
     int cpu;
-} Worker;
+} CACHE_ALIGNED Worker;
 
 static Settings settings = {
     .queues = 1, .depth = 32, .bytes = 4096, .ms = 1000, .warmup_ms = 200, .disk_bytes = 256 << 20
@@ -72,16 +73,19 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+static uint64_t next_sector(Worker *w)
+{
+    w->random = w->random * 6364136223846793005u + 1442695040888963407u;
+    return (w->random >> 33) % (settings.disk_bytes / settings.bytes) * (settings.bytes / 512);
+}
+
 static void submit(Worker *w)
 {
     VfeSlot *slot = w->free_slots[--w->nb_free];
+    struct virtio_blk_outhdr *header = guest_ptr(&client.guest, slot->header_gpa);
 
-    w->random = w->random * 6364136223846793005u + 1442695040888963407u;
-    uint64_t place = (w->random >> 33) % (settings.disk_bytes / settings.bytes);
-
-    vfe_slot_add(slot, &w->queue->ring, settings.write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN,
-                 place * (settings.bytes / 512), settings.bytes, false);
-    w->by_head[slot->head] = slot;
+    header->sector = htole64(next_sector(w));
+    ring_offer(&w->queue->ring, slot->head);
 }
 
 static unsigned take_answers(Worker *w)
@@ -92,7 +96,6 @@ static unsigned take_answers(Worker *w)
     while (ring_next_used(&w->queue->ring, &head, &len)) {
         VfeSlot *slot = w->by_head[head];
 
-        ring_free(&w->queue->ring, slot->head);
         w->nb_errors += vfe_slot_status(slot, &client.guest) != VIRTIO_BLK_S_OK;
         w->free_slots[w->nb_free++] = slot;
         nb++;
@@ -150,10 +153,15 @@ static void start_worker(unsigned index)
     w->queue = &client.queues[index];
     w->random = index + 1;
     w->cpu = settings.cpus[index];
+    guest_alloc(&client.guest, 1, 4096); /* no cache line with another's requests */
     for (unsigned i = 0; i < settings.depth; i++) {
         vfe_slot_init(&w->slots[i], &client.guest, settings.bytes);
-        w->free_slots[w->nb_free++] = &w->slots[i];
+        vfe_slot_add(&w->slots[i], &w->queue->ring,
+                     settings.write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, next_sector(w),
+                     settings.bytes, false);
+        w->by_head[w->slots[i].head] = &w->slots[i];
     }
+    vfe_queue_submit(w->queue);
     if (pthread_create(&w->thread, NULL, worker_thread, w) != 0) {
         abort();
     }

@@ -53,7 +53,7 @@ void vfe_reply_close_fds(VfeReply *reply);
 typedef struct VfeQueue {
     RingDriver ring;
     int kick_fd, call_fd, err_fd;
-} VfeQueue;
+} CACHE_ALIGNED VfeQueue;
 
 typedef struct VfeClientParams {
     unsigned nb_queues;
