@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "block/faulty.h"
 #include "block/tests/block-test.h"
 #include "block/tests/mem-driver.h"
 #include "io/base/test.h"
@@ -803,6 +804,118 @@ TEST(control_iothread, polling_is_asked_for_and_set)
     EXPECT_EQ(json_integer_value(of_disk(&peer, "poll-max-ns")), 4000);
     EXPECT_EQ(json_integer_value(of_disk(&peer, "poll-grow")), 4);
     EXPECT_TRUE(json_string_length(of_disk(&peer, "x-cpus")) > 0);
+    peer_close(&peer);
+    teardown();
+}
+
+/* --- no memory --- */
+
+static unsigned fail_nth; /* counts down at each allocation for JSON; that which makes it 0 fails */
+static unsigned nb_allocations;
+
+static void *scarce_malloc(size_t len_bytes)
+{
+    nb_allocations++;
+    return fail_nth > 0 && --fail_nth == 0 ? NULL : malloc(len_bytes);
+}
+
+typedef struct Execution {
+    QmpSession session;
+    const char *text;
+    json_t *answer;
+} Execution;
+
+static void execution_entry(void *opaque)
+{
+    Execution *execution = opaque;
+
+    assert_in_coroutine();
+    execution->answer =
+        qmp_co_execute(&execution->session, execution->text, strlen(execution->text));
+}
+
+/* Of the library's parser, which does not stand it when one of them fails (jansson 2.14). */
+static unsigned count_parsing(const char *text)
+{
+    nb_allocations = 0;
+    json_decref(json_loads(text, JSON_REJECT_DUPLICATES, NULL));
+    return nb_allocations;
+}
+
+TEST(control_memory, each_allocation_of_a_command_may_fail)
+{
+    static const char *const texts[] = {
+        "{\"execute\": \"query-status\", \"id\": [1, {\"a\": \"b\"}]}",
+        "{\"execute\": \"query-block\"}",
+        "{\"execute\": \"query-iothreads\"}",
+        "{\"execute\": \"query-commands\"}",
+        "{\"execute\": \"query-version\"}",
+        "{\"execute\": \"no-such-command\", \"id\": 1}",
+        "{\"execute\": ",
+        "{\"execute\": \"block_set_io_throttle\", \"arguments\": {\"device\": \"mem0\", "
+        "\"iops\": 1000}}",
+        "{\"execute\": \"block_set_io_throttle\", \"arguments\": {\"device\": \"mem0\"}}",
+        "{\"execute\": \"x-fault-add\", \"arguments\": {\"device\": \"mem0\", "
+        "\"op\": \"discard\", \"error\": \"EIO\"}}",
+        "{\"execute\": \"x-query-faults\", \"arguments\": {\"device\": \"mem0\"}}",
+        "{\"execute\": \"x-fault-remove\", \"arguments\": {\"device\": \"mem0\", \"rule\": 0}}",
+    };
+
+    setup();
+    ASSERT_STREQ(disk_id, "mem0");
+    json_set_alloc_funcs(scarce_malloc, free);
+    for (unsigned i = 0; i < ARRAY_SIZE(texts); i++) {
+        Execution execution = { { &target, true }, texts[i], NULL };
+        unsigned nb_parsing = count_parsing(texts[i]), nth = 0;
+        bool is_query = strstr(texts[i], "query-block") || strstr(texts[i], "query-commands");
+
+        aio_co_run_sync(ctx, execution_entry, &execution);
+        json_t *whole = execution.answer;
+
+        ASSERT_TRUE(json_is_object(whole));
+        do {
+            fail_nth = nb_parsing + ++nth;
+            aio_co_run_sync(ctx, execution_entry, &execution);
+            if (is_query && json_object_get(execution.answer, "return")) {
+                EXPECT_TRUE(json_equal(execution.answer, whole)); /* all or nothing */
+            }
+            json_decref(execution.answer);
+            ASSERT_LT(nth, 10000);
+        } while (fail_nth == 0); /* it was reached */
+        EXPECT_GT(nth, 3);
+        json_decref(whole);
+        fail_nth = 0;
+    }
+    fail_nth = 1;
+    EXPECT_TRUE(qmp_event("STOP", NULL) == NULL);
+    fail_nth = 0;
+    json_set_alloc_funcs(malloc, free);
+    /* What could not be answered may have been done. */
+    Peer peer;
+
+    peer_begin(&peer);
+    for (int rule = 0; rule < FAULTY_RULES_MAX; rule++) {
+        command(&peer, "x-fault-remove", "{s:s, s:i}", "device", disk_id, "rule", rule);
+        ASSERT_TRUE(hear(&peer));
+    }
+    EXPECT_STREQ(blk_node(disk.blk)->driver->name, "mem");
+    peer_close(&peer);
+    teardown();
+}
+
+TEST(control_memory, a_client_for_whose_answer_there_is_none_is_cut_off)
+{
+    Peer peer;
+
+    setup();
+    peer_begin(&peer);
+    json_set_alloc_funcs(scarce_malloc, free);
+    fail_nth = 1;
+    control_event(control, "STOP", NULL);
+    json_set_alloc_funcs(malloc, free);
+    EXPECT_FALSE(hear(&peer));
+    peer_close(&peer);
+    peer_begin(&peer);
     peer_close(&peer);
     teardown();
 }
