@@ -245,6 +245,126 @@ TEST(log_writes, the_whole_trace_replayed_is_the_disk)
     end();
 }
 
+/* --- many in flight --- */
+
+/* When a request began and ended for who made it, in the test's own time. */
+typedef struct Span {
+    Request req;
+    unsigned begun, ended; /* ended: 0 = not yet */
+} Span;
+
+static Span spans[NB_SECTORS]; /* request i writes sector i, or flushes when i % 8 == 7 */
+
+static bool is_flush(unsigned i)
+{
+    return i % 8 == 7;
+}
+
+/* Random numbers of requests at once until all have ended. */
+static void run_spans(BlockBackend *blk, Random *random)
+{
+    static char buf[SECTOR];
+    unsigned time = 0, nb_begun = 0, nb_running = 0;
+
+    while (nb_begun < NB_SECTORS || nb_running > 0) {
+        unsigned more = random_below(random, 5);
+
+        for (; more > 0 && nb_running < 6 && nb_begun < NB_SECTORS; more--) {
+            Span *s = &spans[nb_begun];
+
+            *s = (Span){ .req = { .blk = blk,
+                                  .kind = is_flush(nb_begun) ? REQ_FLUSH : REQ_WRITE,
+                                  .offset_bytes = (uint64_t)nb_begun * SECTOR,
+                                  .len_bytes = is_flush(nb_begun) ? 0 : SECTOR,
+                                  .flags = nb_begun % 16 == 0 ? BLK_FUA : 0,
+                                  .buf = buf },
+                         .begun = ++time };
+            request_start(&s->req, env.main);
+            nb_begun++;
+            nb_running++;
+        }
+        aio_poll(env.main, nb_running > 0);
+        time++;
+        for (unsigned i = 0; i < nb_begun; i++) {
+            if (spans[i].ended == 0 && atomic_load(&spans[i].req.done)) {
+                ASSERT_EQ(spans[i].req.ret, 0);
+                spans[i].ended = time;
+                nb_running--;
+            }
+        }
+    }
+}
+
+/* Which of the trace's requests each span is; the n-th flush began as the n-th. */
+static void find_entries(const WriteLog *log, const WriteLogEntry **found)
+{
+    unsigned flush = 7;
+
+    for (unsigned i = 0; i < log->nb_requests; i++) {
+        const WriteLogEntry *e = &log->requests[i];
+
+        if (e->type == WRITE_LOG_FLUSH) {
+            ASSERT_LT(flush, NB_SECTORS);
+            found[flush] = e;
+            flush += 8;
+        } else {
+            ASSERT_TRUE(found[e->offset_bytes / SECTOR] == NULL);
+            found[e->offset_bytes / SECTOR] = e;
+        }
+    }
+}
+
+static void check_spans(const WriteLog *log)
+{
+    const WriteLogEntry *found[NB_SECTORS] = { NULL };
+    unsigned nb_sure = 0, last_flush = 0;
+
+    find_entries(log, found);
+    for (unsigned i = 7; i < NB_SECTORS; i += 8) {
+        last_flush = MAX(last_flush, spans[i].ended);
+    }
+    for (unsigned a = 0; a < NB_SECTORS; a++) {
+        ASSERT_TRUE(found[a] && found[a]->done);
+        bool sure = found[a]->fua;
+
+        for (unsigned b = 0; b < NB_SECTORS; b++) {
+            if (spans[a].ended < spans[b].begun) {
+                EXPECT_LT(found[a]->done_at, found[b]->begun_at);
+                sure |= is_flush(b);
+            }
+        }
+        EXPECT_TRUE(found[a]->stable || !sure);
+        EXPECT_TRUE(!found[a]->stable || sure || spans[a].begun <= last_flush);
+        nb_sure += sure && !is_flush(a);
+    }
+    EXPECT_GT(nb_sure, NB_SECTORS / 2);
+}
+
+TEST(log_writes, the_trace_tells_of_requests_at_once_in_the_order_of_who_made_them)
+{
+    static const char *const modes[] = { "none", "writeback" };
+    Random random = { 8 };
+
+    for (unsigned i = 0; i < 10; i++) {
+        WriteLog log;
+        Error err = { 0 };
+        int log_fd;
+
+        begin();
+        BlockBackend *blk = open_disk(modes[i % 2]);
+
+        run_spans(blk, &random);
+        log_fd = open(path_of("log"), O_RDONLY | O_CLOEXEC);
+        ASSERT_EQ(write_log_read(&log, log_fd, UINT64_MAX, &err), 0);
+        ASSERT_EQ(log.nb_requests, NB_SECTORS);
+        check_spans(&log);
+        write_log_finish(&log);
+        close(log_fd);
+        blk_close(blk);
+        end();
+    }
+}
+
 /* --- a file that is not trusted --- */
 
 TEST(log_writes, a_damaged_trace_is_refused_or_cut_but_does_no_harm)
