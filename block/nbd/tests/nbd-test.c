@@ -337,7 +337,7 @@ main_fn void load_verify(unsigned nb_threads, const char *fmt, ...)
     va_end(ap);
     blk = disk_open("%s", text);
     EXPECT_EQ(blk_length(blk), 64 << 20);
-    load_verify_disk(blk, nb_threads, 100);
+    load_verify_disk(blk, nb_threads, 50);
     EXPECT_EQ(blk_close(blk), 0);
     main_finish(main);
 }
