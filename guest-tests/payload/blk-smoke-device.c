@@ -106,9 +106,43 @@ TEST(device, steps_of_the_status_cannot_be_skipped_or_taken_back)
     EXPECT_EQ(vdev_get_status(d), 0);
     vdev_set_status(d, STATUS_DRIVER_KNOWN | VIRTIO_STATUS_DRIVER_OK);
     EXPECT_EQ(vdev_get_status(d), STATUS_DRIVER_KNOWN);
+    vdev_set_features(d, VIRTIO_F_VERSION_1);
+    vdev_set_status(d, VIRTIO_STATUS_FEATURES_OK);
+    EXPECT_EQ(vdev_get_status(d), STATUS_DRIVER_KNOWN);
     ASSERT_TRUE(smoke_start(0));
     vdev_set_status(d, STATUS_DRIVER_KNOWN);
     EXPECT_EQ(vdev_get_status(d), running);
+    EXPECT_EQ(vblk_do(&smoke.disk.queues[0], VIRTIO_BLK_T_IN, 0, smoke.in, 512), VIRTIO_BLK_S_OK);
+}
+
+TEST(device, features_do_not_outlive_a_reset)
+{
+    Vdev *d = &smoke.disk.dev;
+
+    TEST_SKIP_IF(smoke.qemu, "QEMU does not ask for VERSION_1");
+    ASSERT_TRUE(features_ok_with(VIRTIO_F_VERSION_1));
+    ASSERT_TRUE(vdev_reset(d));
+    vdev_set_status(d, VIRTIO_STATUS_ACKNOWLEDGE);
+    vdev_set_status(d, STATUS_DRIVER_KNOWN);
+    vdev_set_status(d, STATUS_DRIVER_KNOWN | VIRTIO_STATUS_FEATURES_OK);
+    EXPECT_EQ(vdev_get_status(d), STATUS_DRIVER_KNOWN);
+}
+
+TEST(device, registers_of_an_enabled_queue_do_not_change)
+{
+    VpciDevice *d = smoke_pci(); /* mmio: nothing to read them back from */
+
+    TEST_SKIP_IF(smoke.qemu, "QEMU's registers take what is written");
+    ASSERT_TRUE(smoke_start(0));
+    mmio_write16(d->common + VIRTIO_PCI_QUEUE_SELECT, 0);
+
+    uint16_t size = mmio_read16(d->common + VIRTIO_PCI_QUEUE_SIZE);
+    uint32_t low = mmio_read32(d->common + VIRTIO_PCI_QUEUE_DESC);
+
+    mmio_write16(d->common + VIRTIO_PCI_QUEUE_SIZE, size / 2);
+    mmio_write32(d->common + VIRTIO_PCI_QUEUE_DESC, low + 4096);
+    EXPECT_EQ(mmio_read16(d->common + VIRTIO_PCI_QUEUE_SIZE), size);
+    EXPECT_EQ(mmio_read32(d->common + VIRTIO_PCI_QUEUE_DESC), low);
     EXPECT_EQ(vblk_do(&smoke.disk.queues[0], VIRTIO_BLK_T_IN, 0, smoke.in, 512), VIRTIO_BLK_S_OK);
 }
 

@@ -358,8 +358,13 @@ TEST(request, discards_and_zeroings_of_every_shape_get_their_answer)
     }
     TEST_SKIP_IF(max_seg < 3, "the device takes one range a request");
     EXPECT_EQ(do_range(VIRTIO_BLK_T_WRITE_ZEROES, overlap, 2), VIRTIO_BLK_S_OK);
+    ASSERT_TRUE(smoke_round_trip(first_queue(), 200, SECTOR, 15));
     EXPECT_EQ(do_range(VIRTIO_BLK_T_WRITE_ZEROES, second_is_bad, 3), VIRTIO_BLK_S_IOERR);
     EXPECT_EQ(do_range(VIRTIO_BLK_T_DISCARD, second_is_bad, 3), VIRTIO_BLK_S_IOERR);
+    /* All are looked at before one is carried out. */
+    ASSERT_EQ(vblk_do(first_queue(), VIRTIO_BLK_T_IN, 200, smoke.in, SECTOR), VIRTIO_BLK_S_OK);
+    smoke_fill(smoke.out, SECTOR, 15);
+    EXPECT_EQ(memcmp(smoke.in, smoke.out, SECTOR), 0);
 }
 
 static int do_raw(uint32_t type, uint32_t len_bytes)
