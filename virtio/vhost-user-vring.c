@@ -176,8 +176,9 @@ co_fn void vhu_vrings_co_reset(VhuSession *session)
 
         stop_queue(session, i);
         close_fd(&vring->kick_fd);
-        *vring = (VhuVring){ .size = VQ_SIZE_MAX, .base_ours = true, .kick_fd = -1,
-                             .call_fd = vring->call_fd, .err_fd = vring->err_fd };
+        /* QEMU asks for the base after it has reset the device. */
+        *vring = (VhuVring){ .size = VQ_SIZE_MAX, .base = vring->base, .base_ours = true,
+                             .kick_fd = -1, .call_fd = vring->call_fd, .err_fd = vring->err_fd };
     }
 }
 
@@ -318,7 +319,7 @@ co_fn int vhu_vring_co_get_base(VhuSession *session, VhuMsg *msg, Error *err)
     vring->kick_given = false;
     close_fd(&vring->kick_fd);
     state.num = vring->base.avail;
-    if (vdev_has_feature(session->server->vdev, VIRTIO_F_RING_PACKED)) {
+    if (session->features >> VIRTIO_F_RING_PACKED & 1) {
         state.num |= (uint32_t)vring->base.used << 16;
     }
     return vhu_msg_co_reply(session->ch, msg->hdr.request, &state, sizeof(state), -1);
