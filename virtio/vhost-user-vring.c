@@ -147,7 +147,8 @@ static co_fn void stop_queue(VhuSession *session, unsigned index)
     if (vq->started) {
         vdev_co_queue_stop(session->server->vdev, vq);
         vring->base = vq_base(vq);
-        vring->base_ours = true;
+        /* If it was paused, the region still tells what it has not come to. */
+        vring->base_ours = atomic_load(&vq->broken) || !vq_tracker_has_work(&vring->tracker);
         forget_queue(session, index);
     }
 }

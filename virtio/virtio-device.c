@@ -309,6 +309,7 @@ co_fn int vdev_co_queue_start(VirtioDevice *vdev, VirtQueue *vq, Error *err)
 co_fn void vdev_co_queue_stop(VirtioDevice *vdev, VirtQueue *vq)
 {
     co_mutex_lock(&vdev->lock);
+    vq_co_take_left(vq);
     queue_halt(vdev, vq);
     vq->cfg_enabled = false;
     co_mutex_unlock(&vdev->lock);

@@ -144,8 +144,9 @@ co_fn void vdev_co_queue_enable(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2)
 /*
  * For a transport whose driver starts and stops its queues one by one; the device is running.
  * vdev_co_queue_start - as it is configured, and from its base. Errors: those of vq_co_start()
- * vdev_co_queue_stop - returns when the ring is no longer used; the configuration may be changed
- *                      then, and the base is where it stands. Started or not.
+ * vdev_co_queue_stop - returns when the ring is no longer used, and what another process had left of
+ *                      it is done; the configuration may be changed then, and the base is where it
+ *                      stands. Started or not.
  */
 co_fn int vdev_co_queue_start(VirtioDevice *vdev, VirtQueue *vq, Error *err)
     NONNULL(1, 2) WARN_UNUSED;

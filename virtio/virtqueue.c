@@ -207,6 +207,18 @@ void vq_look_for_held(VirtQueue *vq)
     }
 }
 
+co_fn void vq_co_take_left(VirtQueue *vq)
+{
+    if (!vq->started || vq->parked || !vq->tracker) {
+        return;
+    }
+    aio_co_reschedule_self(vq->ctx);
+    for (unsigned i = 0; i <= VQ_SIZE_MAX / VQ_BATCH_MAX && vq_tracker_has_work(vq->tracker); i++) {
+        vq_serve(vq);
+    }
+    aio_co_reschedule_self(aio_main());
+}
+
 co_fn void vq_co_stop(VirtQueue *vq)
 {
     if (!vq->started) {

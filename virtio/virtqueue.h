@@ -196,6 +196,10 @@ VqBase vq_base(const VirtQueue *vq) NONNULL(1);
  */
 co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err) NONNULL(1) WARN_UNUSED;
 
+/* vq_co_take_left - have the device take all that another process has left (virtqueue-track.h), as
+ * far as it takes anything: a queue that is about to be stopped for good. Context: as above. */
+co_fn void vq_co_take_left(VirtQueue *vq) NONNULL(1);
+
 /* vq_co_stop - detach the doorbell, wait until all elements are pushed, flush, free the elements.
  * Afterwards no guest memory is touched. Does nothing on a stopped queue. Context: as above. */
 co_fn void vq_co_stop(VirtQueue *vq) NONNULL(1);

@@ -349,6 +349,60 @@ TEST(inflight, a_driver_that_sleeps_is_woken_for_what_was_published)
     finish();
 }
 
+/* --- a queue that stops again at once --- */
+
+#define MANY 1000
+
+static int order_at_enable; /* 0: none yet */
+
+/* The server is about to read SET_VRING_ENABLE 1: it has these two before it gets far. */
+static void disable_and_enable(void *opaque, uint32_t request, bool sent)
+{
+    struct vhost_vring_state states[2] = { { .num = 0 }, { .num = 1 } };
+
+    if (request != VHOST_USER_SET_VRING_ENABLE || !sent || order_at_enable++ > 0) {
+        return;
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(states); i++) {
+        EXPECT_EQ(vfe_send(client.sock, VHOST_USER_SET_VRING_ENABLE, 0, &states[i],
+                           sizeof(states[i]), NULL, 0), 0);
+    }
+}
+
+/* What was left behind is more than a queue takes in one go. */
+TEST(inflight, a_queue_that_stops_at_once_forgets_nothing)
+{
+    VfeSlot *slots = calloc(MANY, sizeof(*slots));
+    uint32_t head, len;
+    unsigned nb = 0;
+
+    fixture_start(SERVER_PENSTOCK, NULL, NULL);
+    fixture_connect(&(VfeClientParams){ .nb_queues = 1, .queue_size = 1024, .ram_bytes = 8 * MIB });
+    ring = &client.queues[0].ring;
+    vfe_client_disconnect(&client);
+    fixture_await_idle();
+    region = vfe_inflight_split(&client, 0);
+    for (unsigned i = 0; i < MANY; i++) {
+        vfe_slot_init(&slots[i], &client.guest, 512);
+        vfe_slot_add(&slots[i], ring, VIRTIO_BLK_T_OUT, i, 512, true);
+        region->desc[slots[i].head].counter = i;
+        region->desc[slots[i].head].inflight = 1;
+    }
+    ring_publish(ring);
+    client.on_message = disable_and_enable;
+    ASSERT_EQ(vfe_client_connect(&client, server.socket_path), 0);
+    ASSERT_EQ(vfe_client_start(&client), 0);
+    while (nb < MANY) {
+        ASSERT_EQ(vfe_queue_await(&client.queues[0], VFE_ANSWER_MS), 0);
+        while (ring_next_used(ring, &head, &len)) {
+            nb++;
+        }
+    }
+    EXPECT_EQ(ring_used_index(ring), MANY);
+    free(slots);
+    fixture_finish();
+}
+
 /* --- what no server has left there --- */
 
 static uint64_t seed = 1;
