@@ -64,6 +64,18 @@ static main_fn void expect_refused(const char *text, int code, const char *word)
 
 /* --- TCP --- */
 
+/* Few requests, for a server that waits for acknowledgements of TCP, which a client delays by 40 ms:
+ * it does not ask for TCP_NODELAY. */
+static main_fn void verify_slow(unsigned nb_threads, const char *text)
+{
+    AioContext *main = main_start();
+    BlockBackend *blk = disk_open("%s", text);
+
+    load_verify_disk(blk, nb_threads, 5);
+    EXPECT_EQ(blk_close(blk), 0);
+    main_finish(main);
+}
+
 TEST(nbd_peers_tls, nbdkit_over_tcp)
 {
     const char *port = peer_port();
@@ -75,14 +87,13 @@ TEST(nbd_peers_tls, nbdkit_over_tcp)
     peer_kill(pid);
 }
 
-/* Few requests: this server waits for acknowledgements of TCP, which a client delays. */
 TEST(nbd_peers_tls, qemu_nbd_over_tcp)
 {
     const char *port = peer_port();
     pid_t pid = PEER_START("qemu-nbd", "-f", "raw", "--cache=unsafe", "-t", "-e", "16", "-b",
                            "127.0.0.1", "-p", port, "-x", "disk", image_path());
 
-    load_verify(2, "nbd://127.0.0.1:%s/disk,open-timeout=20,connections=4", port);
+    verify_slow(8, test_text("nbd://127.0.0.1:%s/disk,open-timeout=20,connections=4", port));
     peer_kill(pid);
 }
 
@@ -106,7 +117,7 @@ TEST(nbd_peers_tls, nbd_server_over_tcp)
     const char *port = peer_port();
     pid_t pid = start_nbd_server(port, "");
 
-    load_verify(8, "nbd://127.0.0.1:%s/disk,open-timeout=20", port);
+    verify_slow(8, test_text("nbd://127.0.0.1:%s/disk,open-timeout=20", port));
     peer_kill(pid);
 }
 
@@ -179,7 +190,7 @@ TEST(nbd_peers_tls, a_client_without_the_certificate_that_is_asked_for_is_told)
     tls_files_remove();
 }
 
-/* Over a unix socket: see above. */
+/* Over a unix socket: see verify_slow(). */
 static pid_t start_qemu_nbd(const char *creds)
 {
     return PEER_START("qemu-nbd", "-f", "raw", "--cache=unsafe", "-t", "-e", "16", "-k",
@@ -208,7 +219,8 @@ TEST(nbd_peers_tls, nbd_server_with_certificates)
                                 dir, dir, dir);
     pid_t pid = start_nbd_server(port, tls);
 
-    load_verify(4, "nbds://127.0.0.1:%s/disk?tls-certificates=%s,open-timeout=20", port, dir);
+    verify_slow(
+        4, test_text("nbds://127.0.0.1:%s/disk?tls-certificates=%s,open-timeout=20", port, dir));
     peer_kill(pid);
     tls_files_remove();
 }
