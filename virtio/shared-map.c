@@ -28,7 +28,7 @@ typedef struct MapEntry {
 } MapEntry;
 
 static MapEntry entries[SHARED_MAPS_MAX];
-static _Atomic unsigned nb_used;    /* entries from this one on were never used */
+static _Atomic unsigned nb_used; /* entries from this one on were never used */
 static _Atomic unsigned nb_open;
 static struct sigaction before; /* who handled the signal until now */
 

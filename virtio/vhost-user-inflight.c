@@ -19,10 +19,9 @@
 
 static uint64_t region_bytes(bool packed, unsigned queue_size)
 {
-    uint64_t bytes = packed ? sizeof(VhostUserQueuePacked) +
-                                  (uint64_t)queue_size * sizeof(VhostUserDescPacked)
-                            : sizeof(VhostUserQueueSplit) +
-                                  (uint64_t)queue_size * sizeof(VhostUserDescSplit);
+    uint64_t bytes =
+        packed ? sizeof(VhostUserQueuePacked) + (uint64_t)queue_size * sizeof(VhostUserDescPacked)
+               : sizeof(VhostUserQueueSplit) + (uint64_t)queue_size * sizeof(VhostUserDescSplit);
 
     return ALIGN_UP(bytes, VHOST_USER_INFLIGHT_ALIGN);
 }
@@ -41,8 +40,8 @@ static int check_numbers(const VhuSession *session, const VhuMsg *msg, Error *er
 
     if (wire->nb_queues == 0 || wire->nb_queues > nb_queues || wire->queue_size == 0 ||
         wire->queue_size > VQ_SIZE_MAX) {
-        return error_set(err, -EINVAL, "%s for %u queues of %u",
-                         vhu_request_name(msg->hdr.request), wire->nb_queues, wire->queue_size);
+        return error_set(err, -EINVAL, "%s for %u queues of %u", vhu_request_name(msg->hdr.request),
+                         wire->nb_queues, wire->queue_size);
     }
     return 0;
 }
@@ -89,10 +88,8 @@ co_fn int vhu_inflight_co_set(VhuSession *session, VhuMsg *msg, Error *err)
     if (vhu_vrings_any_started(session)) {
         return error_set(err, -EBUSY, "SET_INFLIGHT_FD while queues run");
     }
-    if (wire->mmap_size <
-        wire->nb_queues * region_bytes(is_packed(session), wire->queue_size)) {
-        return error_set(err, -EINVAL,
-                         "SET_INFLIGHT_FD of 0x%" PRIx64 " bytes for %u queues of %u",
+    if (wire->mmap_size < wire->nb_queues * region_bytes(is_packed(session), wire->queue_size)) {
+        return error_set(err, -EINVAL, "SET_INFLIGHT_FD of 0x%" PRIx64 " bytes for %u queues of %u",
                          wire->mmap_size, wire->nb_queues, wire->queue_size);
     }
     ret = shared_map_open(&map, msg->fds.fds[0], wire->mmap_offset, wire->mmap_size,
@@ -102,8 +99,8 @@ co_fn int vhu_inflight_co_set(VhuSession *session, VhuMsg *msg, Error *err)
         return ret;
     }
     shared_map_close(&session->inflight.map);
-    session->inflight = (VhuInflight){ .map = map, .nb_queues = wire->nb_queues,
-                                       .queue_size = wire->queue_size };
+    session->inflight =
+        (VhuInflight){ .map = map, .nb_queues = wire->nb_queues, .queue_size = wire->queue_size };
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
         session->vrings[i].base_ours = false;
     }
@@ -172,9 +169,9 @@ static int check_base(VhuVring *vring, uint16_t used_idx, Error *err)
 static int read_used_idx(const VhuSession *session, const VirtQueue *vq, uint16_t *ret_idx,
                          Error *err)
 {
-    const le16 *idx = gm_translate(&session->server->memory.gm,
-                                   GPA(vq->cfg_used_gpa + offsetof(struct vring_used, idx)),
-                                   sizeof(*idx));
+    const le16 *idx =
+        gm_translate(&session->server->memory.gm,
+                     GPA(vq->cfg_used_gpa + offsetof(struct vring_used, idx)), sizeof(*idx));
 
     if (!idx || (uintptr_t)idx % sizeof(*idx) != 0) {
         return error_set(err, -EINVAL, "the used ring is not in shared memory");

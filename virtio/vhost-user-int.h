@@ -24,8 +24,8 @@
     (1ull << VHOST_USER_PROTOCOL_F_MQ | 1ull << VHOST_USER_PROTOCOL_F_REPLY_ACK |                  \
      1ull << VHOST_USER_PROTOCOL_F_BACKEND_REQ | 1ull << VHOST_USER_PROTOCOL_F_CONFIG |            \
      1ull << VHOST_USER_PROTOCOL_F_RESET_DEVICE | 1ull << VHOST_USER_PROTOCOL_F_STATUS |           \
-     1ull << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |                                           \
-     1ull << VHOST_USER_PROTOCOL_F_LOG_SHMFD | 1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD)
+     1ull << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_USER_PROTOCOL_F_LOG_SHMFD | \
+     1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD)
 
 /* What a client has said of a ring. */
 typedef struct VhuVring {
@@ -34,7 +34,7 @@ typedef struct VhuVring {
     bool enabled;    /* SET_VRING_ENABLE */
     bool kick_given; /* since the ring was stopped last: that is what starts it */
     uint32_t size;
-    VqBase base; /* while the queue is stopped */
+    VqBase base;    /* while the queue is stopped */
     bool base_ours; /* this session has stopped it there */
     VqTracker tracker;
     int kick_fd, call_fd, err_fd; /* -1 = none */

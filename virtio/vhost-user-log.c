@@ -40,8 +40,7 @@ co_fn int vhu_log_co_set_base(VhuSession *session, VhuMsg *msg, Error *err)
     session->log.log.bits = map.addr;
     session->log.log.nb_pages = map.len_bytes <= UINT64_MAX / 8 ? map.len_bytes * 8 : 0;
     ret = vhu_vrings_co_unpark(session, err);
-    return ret < 0 ? ret
-                   : vhu_msg_co_reply(session->ch, msg->hdr.request, &zero, sizeof(zero), -1);
+    return ret < 0 ? ret : vhu_msg_co_reply(session->ch, msg->hdr.request, &zero, sizeof(zero), -1);
 }
 
 co_fn int vhu_log_co_set_fd(VhuSession *session, VhuMsg *msg, Error *err)

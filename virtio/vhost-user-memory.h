@@ -1,5 +1,6 @@
 /*
- * VhuMemory - the memory that a vhost-user client shares, by guest-physical and by its own addresses
+ * VhuMemory - the memory that a vhost-user client shares, by guest-physical and by its own
+ * addresses
  *
  * Layer:     virtio/ (may use io/)
  * Threading: changed in the main thread while no queue runs; lookups in any thread.

@@ -176,7 +176,8 @@ void vhu_server_set_device(VhuServer *server, VirtioDevice *vdev)
 
 static ChannelListenerParams listener_params(VhuServer *server)
 {
-    return (ChannelListenerParams){ .connection = connection_entry, .opaque = server,
+    return (ChannelListenerParams){ .connection = connection_entry,
+                                    .opaque = server,
                                     .connections_max = 1 };
 }
 
@@ -204,7 +205,8 @@ int vhu_server_adopt(VhuServer *server, int fd, Error *err)
         server->connected = channel_socket_adopt(fd, &reason);
         server->only_one = server->connected != NULL;
     }
-    return server->listener || server->connected ? 0 : error_set(err, reason.code, "%s", reason.msg);
+    return server->listener || server->connected ? 0
+                                                 : error_set(err, reason.code, "%s", reason.msg);
 }
 
 static co_fn void connected_entry(void *opaque)

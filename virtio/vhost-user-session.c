@@ -50,8 +50,8 @@ static co_fn void reset_device(VhuSession *session)
 /* From reset to DRIVER_OK, as far as the device is content with them. */
 static co_fn void negotiate(VhuSession *session, uint64_t features)
 {
-    const uint8_t steps = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-                          VIRTIO_CONFIG_S_FEATURES_OK;
+    const uint8_t steps =
+        VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK;
     VirtioDevice *vdev = session->server->vdev;
     uint8_t status = session->status;
 
@@ -102,8 +102,9 @@ static main_fn co_fn int get_protocol_features(VhuSession *session, VhuMsg *msg,
 static main_fn co_fn int set_protocol_features(VhuSession *session, VhuMsg *msg, Error *err)
 {
     if (msg->payload.u64 & ~VHU_PROTOCOL_FEATURES) {
-        return error_set(err, -EINVAL, "SET_PROTOCOL_FEATURES 0x%" PRIx64 ", of 0x%" PRIx64
-                         " that are offered", msg->payload.u64, (uint64_t)VHU_PROTOCOL_FEATURES);
+        return error_set(err, -EINVAL,
+                         "SET_PROTOCOL_FEATURES 0x%" PRIx64 ", of 0x%" PRIx64 " that are offered",
+                         msg->payload.u64, (uint64_t)VHU_PROTOCOL_FEATURES);
     }
     session->protocol_features = msg->payload.u64;
     return 0;
@@ -320,8 +321,7 @@ co_fn int vhu_session_co_run(VhuSession *session, Error *err)
     int ret;
 
     while ((ret = vhu_msg_co_receive(session->ch, &msg, err)) > 0) {
-        log_debug("vhost-user", "%s: %s", session->server->name,
-                  vhu_request_name(msg.hdr.request));
+        log_debug("vhost-user", "%s: %s", session->server->name, vhu_request_name(msg.hdr.request));
         ret = handle(session, &msg, err);
         channel_fds_close(&msg.fds);
         if (ret < 0) {

@@ -27,8 +27,8 @@
 void vhu_vrings_init(VhuSession *session)
 {
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
-        session->vrings[i] = (VhuVring){ .size = VQ_SIZE_MAX, .kick_fd = -1, .call_fd = -1,
-                                         .err_fd = -1 };
+        session->vrings[i] =
+            (VhuVring){ .size = VQ_SIZE_MAX, .kick_fd = -1, .call_fd = -1, .err_fd = -1 };
     }
 }
 
@@ -178,8 +178,12 @@ co_fn void vhu_vrings_co_reset(VhuSession *session)
         stop_queue(session, i);
         close_fd(&vring->kick_fd);
         /* QEMU asks for the base after it has reset the device. */
-        *vring = (VhuVring){ .size = VQ_SIZE_MAX, .base = vring->base, .base_ours = true,
-                             .kick_fd = -1, .call_fd = vring->call_fd, .err_fd = vring->err_fd };
+        *vring = (VhuVring){ .size = VQ_SIZE_MAX,
+                             .base = vring->base,
+                             .base_ours = true,
+                             .kick_fd = -1,
+                             .call_fd = vring->call_fd,
+                             .err_fd = vring->err_fd };
     }
 }
 
@@ -289,8 +293,7 @@ co_fn int vhu_vring_co_set_addr(VhuSession *session, VhuMsg *msg, Error *err)
     }
     vring->addr = msg->payload.addr;
     vring->addr_given = true;
-    return vq->started ? vhu_vrings_co_unpark(session, err)
-                       : vhu_vrings_co_update(session, err);
+    return vq->started ? vhu_vrings_co_unpark(session, err) : vhu_vrings_co_update(session, err);
 }
 
 co_fn int vhu_vring_co_set_base(VhuSession *session, VhuMsg *msg, Error *err)
@@ -356,8 +359,8 @@ static int take_eventfd(VhuMsg *msg, int *ret_fd, Error *err)
     return vhu_msg_take_eventfd(msg, ret_fd, err);
 }
 
-static int find_and_take(VhuSession *session, VhuMsg *msg, VhuVring **ret_vring,
-                         VirtQueue **ret_vq, int *ret_fd, Error *err)
+static int find_and_take(VhuSession *session, VhuMsg *msg, VhuVring **ret_vring, VirtQueue **ret_vq,
+                         int *ret_fd, Error *err)
 {
     unsigned index = msg->payload.u64 & VHOST_USER_VRING_INDEX_MASK;
     int ret = find_vring(session, msg, index, ret_vring, ret_vq, err);
@@ -385,8 +388,7 @@ co_fn int vhu_vring_co_set_kick(VhuSession *session, VhuMsg *msg, Error *err)
     close_fd(&vring->kick_fd);
     vring->kick_fd = fd;
     vring->kick_given = true;
-    return vq->started ? vhu_vrings_co_unpark(session, err)
-                       : vhu_vrings_co_update(session, err);
+    return vq->started ? vhu_vrings_co_unpark(session, err) : vhu_vrings_co_update(session, err);
 }
 
 co_fn int vhu_vring_co_set_call(VhuSession *session, VhuMsg *msg, Error *err)

@@ -79,10 +79,9 @@ static void log_used(VirtQueue *vq, const VqTracker *tracker)
 
     for (unsigned i = 0; i < tracker->nb_done; i++) {
         uint16_t index = (uint16_t)(vq->used_published + i) & (vq->size - 1);
-        uint64_t offset = vq->is_packed
-                              ? tracker->done[i].slot * sizeof(struct vring_packed_desc)
-                              : offsetof(struct vring_used, ring) +
-                                    index * sizeof(struct vring_used_elem);
+        uint64_t offset = vq->is_packed ? tracker->done[i].slot * sizeof(struct vring_packed_desc)
+                                        : offsetof(struct vring_used, ring) +
+                                              index * sizeof(struct vring_used_elem);
 
         vq_log_mark(tracker->log, base + offset,
                     vq->is_packed ? sizeof(struct vring_packed_desc)

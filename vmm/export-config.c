@@ -464,8 +464,9 @@ static int find_disk(const ExportConfig *config, VhuConfig *vhu, Error *err)
         return error_set(err, -EINVAL, "--vhost-user: there is no disk '%s'", vhu->disk_id);
     }
     if (vhu->nb_before == 0 && config->nb_disks > 1) {
-        return error_set(err, -EINVAL, "--vhost-user: which disk? It comes before the first one and "
-                                       "has no disk=ID");
+        return error_set(err, -EINVAL,
+                         "--vhost-user: which disk? It comes before the first one and has no "
+                         "disk=ID");
     }
     vhu->disk = vhu->nb_before > 0 ? vhu->nb_before - 1 : 0;
     return 0;

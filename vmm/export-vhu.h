@@ -25,9 +25,9 @@ typedef struct VhuExport {
  * Takes over config->fd. vhu_export_destroy() accepts the half-built.
  * Errors: -EINVAL a value of @config; of the socket; -EBUSY another user of the node; -ENOMEM
  */
-main_fn int vhu_export_create(VhuExport *export, VhuConfig *config, const char *id,
-                              BlockNode *node, AioContext *const *contexts, unsigned nb_queues,
-                              Error *err) NONNULL(1, 2, 3, 4, 5) WARN_UNUSED;
+main_fn int vhu_export_create(VhuExport *export, VhuConfig *config, const char *id, BlockNode *node,
+                              AioContext *const *contexts, unsigned nb_queues, Error *err)
+    NONNULL(1, 2, 3, 4, 5) WARN_UNUSED;
 /* vhu_export_destroy - Returns the result of the last flush. */
 main_fn int vhu_export_destroy(VhuExport *export) NONNULL(1);
 

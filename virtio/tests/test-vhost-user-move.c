@@ -219,8 +219,8 @@ static main_fn unsigned move_queues(void)
     while (nb_moved < MOVES && atomic_load(&nb_ended) == 0) {
         unsigned from = atomic_load(&nb_done);
 
-        AIO_WAIT_WHILE(aio_main(), atomic_load(&nb_done) - from < PACE &&
-                                       atomic_load(&nb_ended) == 0);
+        AIO_WAIT_WHILE(aio_main(),
+                       atomic_load(&nb_done) - from < PACE && atomic_load(&nb_ended) == 0);
         EXPECT_EQ(dev_move_queue(vdev, nb_moved % NB_QUEUES, context_of(nb_moved / 2)), 0);
         nb_moved++;
     }
@@ -231,8 +231,10 @@ static main_fn unsigned move_queues(void)
 
 TEST(vhost_user, queues_move_between_threads_while_a_client_works)
 {
-    VfeClientParams params = { .nb_queues = NB_QUEUES, .queue_size = QUEUE_SIZE,
-                               .ram_bytes = 4 << 20, .packed = guest_wants_packed() };
+    VfeClientParams params = { .nb_queues = NB_QUEUES,
+                               .queue_size = QUEUE_SIZE,
+                               .ram_bytes = 4 << 20,
+                               .packed = guest_wants_packed() };
     pthread_t thread;
     Error err;
 

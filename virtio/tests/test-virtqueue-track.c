@@ -2,11 +2,11 @@
  * test-virtqueue-track.c - a device that is killed at any instruction, and the one that takes over
  *
  * The driver is this process; the device a child that works, then stops to be traced, goes on one
- * instruction at a time and is killed after some number of them. Ring, buffers and the region of requests in flight are
- * memory that both have. The next child takes over, and so on; the last one finishes. Requests are
- * numbered in the order in which the driver offers them, and the number is in the buffer, which
- * says after the end that it is over. So every child must see numbers that increase, none that is
- * over, and the driver must get each back once.
+ * instruction at a time and is killed after some number of them. Ring, buffers and the region of
+ * requests in flight are memory that both have. The next child takes over, and so on; the last one
+ * finishes. Requests are numbered in the order in which the driver offers them, and the number is
+ * in the buffer, which says after the end that it is over. So every child must see numbers that
+ * increase, none that is over, and the driver must get each back once.
  *
  * TRACK_ROUNDS=N has N children killed instead of ROUNDS.
  */
@@ -21,8 +21,8 @@
 #define QUEUE_SIZE 16
 #define BUF_BYTES  256
 #define ROUNDS     (HAVE_TSAN || HAVE_ASAN ? 50 : 200)
-#define ACTIONS    30   /* of a child; it is killed in one of them */
-#define STEPS_MAX  500  /* what an action takes, about */
+#define ACTIONS    30  /* of a child; it is killed in one of them */
+#define STEPS_MAX  500 /* what an action takes, about */
 #define OVER       UINT64_MAX
 #define CHAIN_MAX  3
 
