@@ -48,10 +48,8 @@ static void close_fd(int *fd)
 
 static void signal_fd(int fd)
 {
-    static const uint64_t one = 1;
-
     if (fd >= 0) {
-        ssize_t ret UNUSED = write(fd, &one, sizeof(one)); /* full: it is signalled already */
+        vq_signal_peer(fd);
     }
 }
 

@@ -20,8 +20,8 @@
  * What a client can take, whatever it sends: 509 memory regions, a log, a region for requests in
  * flight, three eventfds a queue and a socket; CPU time of the threads that serve its queues. What
  * it does with memory that it has shared, cutting its file shorter included, ends its session at
- * worst (shared-map.h). One trust is left: a client that fills its own call eventfd up to the last
- * number, and has it block, holds up the thread that serves this queue.
+ * worst (shared-map.h). One trust is left: a client whose eventfd blocks when it is full, and that
+ * fills it in the instant between our look at it and our write, holds up the thread that writes.
  */
 #ifndef VIRTIO_VHOST_USER_H
 #define VIRTIO_VHOST_USER_H

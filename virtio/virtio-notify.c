@@ -19,6 +19,7 @@
  * here writes to; or it does not kick at all, and the queue spins: a bottom half that looks at the
  * ring in each pass that has nothing else to do, and so keeps the loop from sleeping.
  */
+#include <poll.h>
 #include <sys/uio.h>
 
 #include "virtio/virtqueue-int.h"
@@ -161,6 +162,16 @@ void vq_notify_stop(VirtQueue *vq)
     aio_bh_destroy(take_ptr(&vq->self_kick));
 }
 
+void vq_signal_peer(int fd)
+{
+    static const uint64_t one = 1;
+    struct pollfd poller = { .fd = fd, .events = POLLOUT };
+
+    if (poll(&poller, 1, 0) == 1 && (poller.revents & POLLOUT)) {
+        ssize_t written UNUSED = write(fd, &one, sizeof(one));
+    }
+}
+
 void vq_interrupt(VirtQueue *vq)
 {
     static const uint64_t one = 1;
@@ -169,6 +180,10 @@ void vq_interrupt(VirtQueue *vq)
     vq_count(&vq->stats.notifications);
     if (fd < 0) {
         vq->vdev->transport->notify_queue(vq->vdev->transport_opaque, vq->index);
+        return;
+    }
+    if (vq->kick_fd >= 0 || vq->spins) {
+        vq_signal_peer(fd);
         return;
     }
     /* It can fail only when the counter is full: then the interrupt is pending already. */

@@ -36,11 +36,10 @@ void vq_log_mark(VqLog *log, uint64_t gpa, uint64_t len_bytes)
 
 static void log_tell(const VqLog *log)
 {
-    static const uint64_t one = 1;
     int fd = atomic_load_explicit(&log->fd, memory_order_relaxed);
 
     if (fd >= 0) {
-        ssize_t written UNUSED = write(fd, &one, sizeof(one)); /* full: it has been told */
+        vq_signal_peer(fd);
     }
 }
 

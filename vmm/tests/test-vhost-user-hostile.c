@@ -274,6 +274,35 @@ static void backend_socket_twice(void)
     close(pair[1]);
 }
 
+/* An eventfd with no room left, on which a write would wait for somebody to read it. */
+static void give_full_eventfd(uint32_t request)
+{
+    AUTO_FD int fd = eventfd(0, EFD_CLOEXEC);
+
+    ASSERT_EQ(eventfd_write(fd, UINT64_MAX - 1), 0);
+    send_vring_fd(request, 0, fd);
+}
+
+static void full_call_while_running(void)
+{
+    VfeReply reply;
+
+    give_full_eventfd(VHOST_USER_SET_VRING_CALL);
+    send_plain(VHOST_USER_GET_FEATURES, NULL, 0);
+    EXPECT_EQ(vfe_receive(client.sock, &reply), 0);
+}
+
+static void full_call_before_the_start(void)
+{
+    VfeReply reply;
+
+    EXPECT_EQ(vfe_set_vring_state(&client, VHOST_USER_SET_VRING_ENABLE, 0, 0), 0);
+    give_full_eventfd(VHOST_USER_SET_VRING_CALL);
+    EXPECT_EQ(vfe_set_vring_state(&client, VHOST_USER_SET_VRING_ENABLE, 0, 1), 0);
+    send_plain(VHOST_USER_GET_FEATURES, NULL, 0);
+    EXPECT_EQ(vfe_receive(client.sock, &reply), 0);
+}
+
 /* --- features --- */
 
 static void feature_that_was_not_offered(void)
@@ -690,6 +719,9 @@ static const Hostile hostiles[] = {
     { "a back-end channel that is a file", NEGOTIATED, backend_socket_that_is_a_file,
       "SET_BACKEND_REQ_FD" },
     { "two back-end channels", NEGOTIATED, backend_socket_twice, "SET_BACKEND_REQ_FD" },
+
+    { "a call that is full already", RUNNING, full_call_while_running, NULL },
+    { "a call that is full at the start", RUNNING, full_call_before_the_start, NULL },
 
     { "a feature not offered", NEGOTIATED, feature_that_was_not_offered, "SET_FEATURES" },
     { "a protocol feature not offered", NEGOTIATED, protocol_feature_that_was_not_offered,
