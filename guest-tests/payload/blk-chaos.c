@@ -189,6 +189,7 @@ static unsigned make_chain(VringDesc *descs)
             break;
         default:
             spoiled->flags ^= (uint16_t)(1u << below(3));
+            chaos.unaccountable |= chaos.packed; /* the chain may end elsewhere now */
             break;
         }
     }
@@ -216,8 +217,13 @@ static VringDesc make_indirect(void)
         }
     }
     chaos.descs += n;
-    return (VringDesc){ gpa, mischief(32) ? some_len() : n * (uint32_t)sizeof(VringDesc),
-                        VRING_DESC_F_INDIRECT | (mischief(32) ? some_flags() : 0), 0 };
+    uint16_t flags = VRING_DESC_F_INDIRECT;
+    if (mischief(32)) {
+        flags |= some_flags();
+        chaos.unaccountable |= chaos.packed;
+    }
+    return (VringDesc){ gpa, mischief(32) ? some_len() : n * (uint32_t)sizeof(VringDesc), flags,
+                        0 };
 }
 
 /* --- one queue --- */
