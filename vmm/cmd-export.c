@@ -2,7 +2,8 @@
  * cmd-export.c - `penstock export`: open disks, serve them, end when told to
  *
  *     signal --> stop coroutine: no new connections, what is in flight is finished --> disks close
- *     second signal --> connections are cut
+ *     second signal --> NBD connections are cut; while a vhost-user client's requests wait for a disk
+ *                       that has not answered for a while, the process ends at once
  *
  * A disk has a node, and each server a backend on it. NBD has all disks; a vhost-user socket has
  * one. Without a socket that listens the program ends when its clients have gone.
@@ -25,6 +26,8 @@
 #include "vmm/machine.h"
 #include "vmm/service.h"
 
+#define SIGNAL_PATIENCE_NS 1000000000
+
 #define DEFAULT_IOTHREADS_MAX 4  /* for connections */
 #define DEFAULT_QUEUES_MAX    16 /* of a vhost-user device */
 
@@ -46,6 +49,7 @@ typedef struct Export {
     ExportControl control;
     bool usage; /* a failure is the command line's fault */
     bool stopping, stopped;
+    int64_t stopping_ns; /* since when */
 } Export;
 
 /* --- the end --- */
@@ -69,6 +73,7 @@ static co_fn void stop_entry(void *opaque)
 static void begin_to_stop(Export *export)
 {
     export->stopping = true;
+    export->stopping_ns = aio_now_ns();
     service_stopping();
     Coroutine *co = co_create(stop_entry, export);
 
@@ -89,6 +94,20 @@ static void quit_cb(void *opaque)
     }
 }
 
+/* To stop, memory of a client's must not be in use any more: that cannot be cut short. */
+static void end_by_signal(const Export *export, int signo)
+{
+    sigset_t set;
+
+    if (export->config.nb_vhus > 0 &&
+        aio_now_ns() - export->stopping_ns > SIGNAL_PATIENCE_NS) {
+        sigemptyset(&set);
+        sigaddset(&set, signo);
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+        raise(signo);
+    }
+}
+
 static void signal_cb(void *opaque)
 {
     Export *export = opaque;
@@ -102,6 +121,7 @@ static void signal_cb(void *opaque)
         if (export->server) {
             nbd_server_abort(export->server);
         }
+        end_by_signal(export, (int)info.ssi_signo);
         return;
     }
     begin_to_stop(export);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -352,6 +353,30 @@ TEST(vhost_user, tells_of_a_broken_ring)
     fixture_write(0, 3, 3);
     fixture_write(2, 4, 4);
     fixture_finish();
+}
+
+/* It waits for its clients' requests, but not against the will of whoever signals again. */
+TEST(vhost_user, a_later_signal_ends_it_while_a_disk_does_not_answer)
+{
+    int status = 0;
+
+    fixture_start(SERVER_PENSTOCK, "driver=null,size=16M,latency-ns=60000000000", NULL);
+    fixture_connect(NULL);
+    vfe_slot_add(&slot, &client.queues[0].ring, VIRTIO_BLK_T_IN, 0, BLOCK_BYTES, false);
+    vfe_queue_submit(&client.queues[0]);
+    VhostUserQueueSplit *region = vfe_inflight_split(&client, 0);
+
+    ASSERT_TRUE(region != NULL);
+    while (!__atomic_load_n(&region->desc[slot.head].inflight, __ATOMIC_RELAXED)) {
+        poll(NULL, 0, 1); /* until it has been taken */
+    }
+    for (unsigned i = 0; i < 1000 && !server_has_ended(&server, &status); i++) {
+        kill(server.pid, SIGTERM);
+        poll(NULL, 0, 10);
+    }
+    EXPECT_EQ(status, 128 + SIGTERM);
+    vfe_client_finish(&client);
+    server_finish(&server);
 }
 
 /* --- memory --- */
