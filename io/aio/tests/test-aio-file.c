@@ -565,7 +565,8 @@ TEST_ON_EACH_RING(aio_file, fixed_buffers_are_used_inside_their_ranges_only)
 
 TEST(aio_file, too_large_a_set_of_fixed_buffers_is_refused_with_the_reason)
 {
-    struct iovec huge = { NULL, (size_t)1 << 40 };
+    char byte;
+    struct iovec huge = { &byte, (size_t)1 << 40 };
     Error err = { 0 };
 
     EXPECT_EQ(aio_buffers_register(&huge, 1, &err), -E2BIG);
