@@ -17,17 +17,15 @@
  * With FUZZ_CORPUS_DIR defined it is an ordinary test: it replays that corpus, and each input with
  * MUTATIONS changes (or FUZZ_ROUNDS of the environment), the same ones on every run.
  */
-#include <dirent.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "block/write-log.h"
+#include "io/base/tests/fuzz-replay.h"
 #include "io/base/test.h"
 
-#define INPUT_BYTES_MAX 8192
 #define DISK_BYTES_MAX  65536 /* of those that are replayed */
 #define MUTATIONS       300
 #define HEAD_BYTES      32
@@ -182,10 +180,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 /* --- as a test --- */
 
 #ifdef FUZZ_CORPUS_DIR
-static void run_changed(const uint8_t *data, size_t len_bytes, unsigned rounds)
-{
-    static uint8_t copy[INPUT_BYTES_MAX];
+static unsigned rounds = MUTATIONS;
 
+static int run_changed(const uint8_t *data, size_t len_bytes)
+{
+    static uint8_t copy[FUZZ_INPUT_MAX_BYTES];
+
+    LLVMFuzzerTestOneInput(data, len_bytes);
     for (unsigned i = 0; i < rounds; i++) {
         seed = i;
         size_t cut = next_random(4) ? len_bytes : next_random(len_bytes + 1);
@@ -201,31 +202,16 @@ static void run_changed(const uint8_t *data, size_t len_bytes, unsigned rounds)
         }
         LLVMFuzzerTestOneInput(copy, cut);
     }
+    return 0;
 }
 
 TEST(write_log, reader_gets_through_whatever_a_file_holds)
 {
-    static uint8_t data[INPUT_BYTES_MAX];
     const char *asked = getenv("FUZZ_ROUNDS");
-    unsigned rounds = asked ? (unsigned)strtoul(asked, NULL, 0) : MUTATIONS;
-    DIR *dir = opendir(FUZZ_CORPUS_DIR);
-    struct dirent *entry;
-    unsigned nb = 0;
 
-    ASSERT_TRUE(dir != NULL);
-    while ((entry = readdir(dir))) {
-        AUTO_FD int fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC);
-        ssize_t len_bytes = entry->d_name[0] == '.' ? 0 : read(fd, data, sizeof(data));
+    rounds = asked ? (unsigned)strtoul(asked, NULL, 0) : rounds;
+    unsigned nb = fuzz_replay_corpus(run_changed, FUZZ_CORPUS_DIR, 12);
 
-        ASSERT_GE(len_bytes, 0);
-        if (len_bytes > 0) {
-            LLVMFuzzerTestOneInput(data, (size_t)len_bytes);
-            run_changed(data, (size_t)len_bytes, rounds);
-            nb++;
-        }
-    }
-    closedir(dir);
-    EXPECT_GE(nb, 12);
     EXPECT_GE(nb_read, nb * rounds / 4);
     EXPECT_GE(nb_replayed, nb * rounds / 8);
 }

@@ -212,38 +212,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 
 #ifdef FUZZ_CORPUS_DIR /* the ordinary test */
 
-#include <dirent.h>
-#include <fcntl.h>
+#include "io/base/tests/fuzz-replay.h"
 
-#define ROUNDS_DEFAULT   60
-#define CORPUS_MIN_FILES 10
-
-static uint8_t input[ACTIONS_MAX * ACTION_BYTES];
+#define ROUNDS_DEFAULT 60
 
 TEST(fuzz_virtio_pci, corpus_breaks_nothing)
 {
-    DIR *dir = opendir(FUZZ_CORPUS_DIR);
-    struct dirent *entry;
-    unsigned nb_files = 0;
-
-    ASSERT_TRUE(dir != NULL);
-    while ((entry = readdir(dir)) != NULL) {
-        if (entry->d_name[0] != '.') {
-            int fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC);
-            ssize_t len_bytes = read(fd, input, sizeof(input));
-
-            ASSERT_GE(len_bytes, 0);
-            close(fd);
-            LLVMFuzzerTestOneInput(input, (size_t)len_bytes);
-            nb_files++;
-        }
-    }
-    closedir(dir);
-    EXPECT_GE(nb_files, CORPUS_MIN_FILES);
+    fuzz_replay_corpus(LLVMFuzzerTestOneInput, FUZZ_CORPUS_DIR, 10);
 }
 
 TEST(fuzz_virtio_pci, random_actions_break_nothing)
 {
+    static uint8_t input[ACTIONS_MAX * ACTION_BYTES];
     const char *asked = getenv("FUZZ_ROUNDS");
     unsigned long rounds = asked ? strtoul(asked, NULL, 0) : ROUNDS_DEFAULT;
     uint64_t seed = 1;

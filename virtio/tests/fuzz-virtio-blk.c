@@ -576,11 +576,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 
 #ifdef FUZZ_CORPUS_DIR /* the ordinary test */
 
-#include "virtio/tests/fuzz-replay.h"
+#include "io/base/tests/fuzz-replay.h"
 
 TEST(fuzz_virtio_blk, corpus_breaks_nothing)
 {
-    fuzz_replay_corpus(LLVMFuzzerTestOneInput, FUZZ_CORPUS_DIR);
+    fuzz_replay_corpus(LLVMFuzzerTestOneInput, FUZZ_CORPUS_DIR, 10);
 }
 
 TEST(fuzz_virtio_blk, random_requests_break_nothing)

@@ -16,9 +16,7 @@
  * 3. A failure says why; after a success the entry is in RAM, and the initrd is whole and over
  *    nothing of the kernel.
  */
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,15 +157,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 
 #ifdef FUZZ_CORPUS_DIR /* the ordinary test */
 
+#include "io/base/tests/fuzz-replay.h"
 #include "io/base/test.h"
 
-#define SEED_MAX_BYTES   16384
-#define HEADERS_BYTES    640 /* all headers are in these */
-#define CUT_STEP_BYTES   61  /* behind the headers */
-#define CORPUS_MIN_FILES 10
+#define HEADERS_BYTES  640 /* all headers are in these */
+#define CUT_STEP_BYTES 61  /* behind the headers */
 
-static void replay(uint8_t *seed, size_t len_bytes)
+static int replay(const uint8_t *data, size_t len_bytes)
 {
+    static uint8_t seed[FUZZ_INPUT_MAX_BYTES];
+
+    memcpy(seed, data, len_bytes);
     LLVMFuzzerTestOneInput(seed, len_bytes);
     for (size_t len = 0; len < len_bytes; len += len < HEADERS_BYTES ? 3 : CUT_STEP_BYTES) {
         LLVMFuzzerTestOneInput(seed, len);
@@ -182,33 +182,12 @@ static void replay(uint8_t *seed, size_t len_bytes)
         }
         seed[i] = was;
     }
+    return 0;
 }
 
 TEST(fuzz_loader, corpus_and_its_neighbours_break_nothing)
 {
-    static uint8_t seed[SEED_MAX_BYTES];
-    DIR *dir = opendir(FUZZ_CORPUS_DIR);
-    struct dirent *entry;
-    unsigned nb_files = 0;
-
-    ASSERT_TRUE(dir != NULL);
-    while ((entry = readdir(dir)) != NULL) {
-        int fd;
-        ssize_t n;
-
-        if (entry->d_name[0] == '.') {
-            continue;
-        }
-        fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC);
-        ASSERT_GE(fd, 0);
-        n = read(fd, seed, sizeof(seed));
-        ASSERT_GE(n, 0);
-        close(fd);
-        replay(seed, (size_t)n);
-        nb_files++;
-    }
-    closedir(dir);
-    EXPECT_GE(nb_files, CORPUS_MIN_FILES);
+    fuzz_replay_corpus(replay, FUZZ_CORPUS_DIR, 10);
 }
 
 TEST_MAIN()

@@ -20,16 +20,12 @@
  *
  * The machine has a disk of null, an IOThread, and a guest that stops and goes on with no effort.
  */
-#include <dirent.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "io/base/thread.h"
 #include "vmm/json-frame.h"
 #include "vmm/qmp.h"
-
-#define INPUT_BYTES_MAX 65536
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -185,14 +181,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 
 #ifdef FUZZ_CORPUS_DIR
 
+#include "io/base/tests/fuzz-replay.h"
 #include "io/base/test.h"
 
-#define CORPUS_MIN_FILES 10
-
-static void replay_variants(uint8_t *data, size_t len_bytes)
+static int replay_variants(const uint8_t *input, size_t len_bytes)
 {
     static const uint8_t changes[] = { 0x01, 0x20, 0xff };
+    static uint8_t data[FUZZ_INPUT_MAX_BYTES];
 
+    memcpy(data, input, len_bytes);
     LLVMFuzzerTestOneInput(data, len_bytes);
     for (size_t cut = 0; cut < len_bytes; cut++) {
         LLVMFuzzerTestOneInput(data, cut);
@@ -202,28 +199,12 @@ static void replay_variants(uint8_t *data, size_t len_bytes)
             data[cut] ^= changes[i];
         }
     }
+    return 0;
 }
 
 TEST(fuzz_qmp, corpus_is_replayed)
 {
-    static uint8_t input[INPUT_BYTES_MAX];
-    DIR *dir = opendir(FUZZ_CORPUS_DIR);
-    struct dirent *entry;
-    unsigned nb_files = 0;
-
-    ASSERT_TRUE(dir != NULL);
-    while ((entry = readdir(dir)) != NULL) {
-        if (entry->d_name[0] != '.') {
-            AUTO_FD int fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC);
-            ssize_t len_bytes = read(fd, input, sizeof(input));
-
-            ASSERT_GE(len_bytes, 0);
-            replay_variants(input, (size_t)len_bytes);
-            nb_files++;
-        }
-    }
-    closedir(dir);
-    EXPECT_GE(nb_files, CORPUS_MIN_FILES);
+    fuzz_replay_corpus(replay_variants, FUZZ_CORPUS_DIR, 10);
     iothread_unref(iothread);
     aio_context_set_main(NULL);
     aio_context_enter(NULL);

@@ -16,15 +16,13 @@
  * With FUZZ_CORPUS_DIR defined it is an ordinary test: it replays that corpus, and each input with
  * MUTATIONS changes, the same ones on every run.
  */
-#include <dirent.h>
-
 #include "block/nbd/tests/nbd-test.h"
+#include "io/base/tests/fuzz-replay.h"
 #include "io/base/log.h"
 #include "io/base/thread.h"
 #include "io/channel/channel-listener.h"
 
-#define INPUT_BYTES_MAX 8192
-#define MUTATIONS       100
+#define MUTATIONS 100
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes);
 
@@ -108,41 +106,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 }
 
 #ifdef FUZZ_CORPUS_DIR
+static int run_changed(const uint8_t *data, size_t len_bytes)
+{
+    static uint8_t copy[FUZZ_INPUT_MAX_BYTES];
+    static Random random = { 1 };
+
+    LLVMFuzzerTestOneInput(data, len_bytes);
+    for (unsigned i = 0; i < MUTATIONS; i++) {
+        size_t cut = random_below(&random, 4) ? len_bytes : random_below(&random, len_bytes + 1);
+
+        memcpy(copy, data, len_bytes);
+        for (unsigned n = random_below(&random, 4); n > 0; n--) {
+            copy[random_below(&random, len_bytes)] = (uint8_t)random_below(&random, 256);
+        }
+        LLVMFuzzerTestOneInput(copy, cut);
+    }
+    return 0;
+}
+
 TEST(nbd_client, gets_through_whatever_a_server_sends)
 {
-    DIR *dir = opendir(FUZZ_CORPUS_DIR);
-    struct dirent *entry;
-    Random random = { 1 };
-    unsigned nb = 0;
-
-    ASSERT_TRUE(dir != NULL);
-    while ((entry = readdir(dir))) {
-        uint8_t data[INPUT_BYTES_MAX];
-        FILE *file = fopen(test_text("%s/%s", FUZZ_CORPUS_DIR, entry->d_name), "rb");
-        size_t len_bytes = file && entry->d_name[0] != '.' ? fread(data, 1, sizeof(data), file) : 0;
-
-        if (file) {
-            fclose(file);
-        }
-        if (len_bytes == 0) {
-            continue;
-        }
-        LLVMFuzzerTestOneInput(data, len_bytes);
-        for (unsigned i = 0; i < MUTATIONS; i++) {
-            uint8_t copy[INPUT_BYTES_MAX];
-            size_t cut =
-                random_below(&random, 4) ? len_bytes : random_below(&random, len_bytes + 1);
-
-            memcpy(copy, data, len_bytes);
-            for (unsigned n = random_below(&random, 4); n > 0; n--) {
-                copy[random_below(&random, len_bytes)] = (uint8_t)random_below(&random, 256);
-            }
-            LLVMFuzzerTestOneInput(copy, cut);
-        }
-        nb++;
-    }
-    closedir(dir);
-    EXPECT_GE(nb, 6);
+    fuzz_replay_corpus(run_changed, FUZZ_CORPUS_DIR, 6);
     EXPECT_GE(nb_reads, 5 * MUTATIONS / 4);
 }
 

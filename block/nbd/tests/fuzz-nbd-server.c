@@ -19,7 +19,6 @@
  * server
  *    has something to say: the server's bytes parse.
  */
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,11 +219,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 
 #ifdef FUZZ_CORPUS_DIR
 
-#define INPUT_BYTES_MAX 4096
+#include "io/base/tests/fuzz-replay.h"
+#include "io/base/test.h"
 
-static void replay(const uint8_t *data, size_t len_bytes)
+static int replay(const uint8_t *data, size_t len_bytes)
 {
-    uint8_t changed[INPUT_BYTES_MAX];
+    static uint8_t changed[FUZZ_INPUT_MAX_BYTES];
 
     LLVMFuzzerTestOneInput(data, len_bytes);
     for (size_t cut = 0; cut < len_bytes; cut++) {
@@ -237,37 +237,14 @@ static void replay(const uint8_t *data, size_t len_bytes)
         changed[i] = (uint8_t)~data[i];
         LLVMFuzzerTestOneInput(changed, len_bytes);
     }
+    return 0;
 }
 
-int main(void)
+TEST(nbd_server, gets_through_whatever_a_client_sends)
 {
-    DIR *dir = opendir(FUZZ_CORPUS_DIR);
-    struct dirent *entry;
-    unsigned nb = 0;
-
-    CHECK(dir);
-    puts("TAP version 13");
-    while ((entry = readdir(dir))) {
-        static uint8_t data[INPUT_BYTES_MAX];
-        char path[4096];
-
-        if (entry->d_name[0] == '.') {
-            continue;
-        }
-        snprintf(path, sizeof(path), "%s/%s", FUZZ_CORPUS_DIR, entry->d_name);
-        FILE *file = fopen(path, "rb");
-
-        CHECK(file);
-        size_t len_bytes = fread(data, 1, sizeof(data), file);
-
-        fclose(file);
-        replay(data, len_bytes);
-        printf("ok %u - %s\n", ++nb, entry->d_name);
-        fflush(stdout);
-    }
-    closedir(dir);
-    printf("1..%u\n", nb);
-    return nb > 0 ? 0 : 1;
+    fuzz_replay_corpus(replay, FUZZ_CORPUS_DIR, 10);
 }
+
+TEST_MAIN()
 
 #endif

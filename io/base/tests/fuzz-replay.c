@@ -1,7 +1,7 @@
 /*
  * fuzz-replay.c - a fuzzer's corpus and some inputs of its own making, one after the other
  */
-#include "virtio/tests/fuzz-replay.h"
+#include "io/base/tests/fuzz-replay.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -10,12 +10,11 @@
 
 #include "io/base/test.h"
 
-#define CORPUS_MIN_FILES 10
+#define RANDOM_BYTES 8192
 
-static uint8_t input[FUZZ_INPUT_MAX_BYTES];
-
-void fuzz_replay_corpus(FuzzTarget *target, const char *path)
+unsigned fuzz_replay_corpus(FuzzTarget *target, const char *path, unsigned min_files)
 {
+    static uint8_t input[FUZZ_INPUT_MAX_BYTES];
     DIR *dir = opendir(path);
     struct dirent *entry;
     unsigned nb_files = 0;
@@ -32,11 +31,13 @@ void fuzz_replay_corpus(FuzzTarget *target, const char *path)
         }
     }
     closedir(dir);
-    EXPECT_GE(nb_files, CORPUS_MIN_FILES);
+    EXPECT_GE(nb_files, min_files);
+    return nb_files;
 }
 
 void fuzz_replay_random(FuzzTarget *target, unsigned action_bytes, unsigned long rounds)
 {
+    static uint8_t input[RANDOM_BYTES];
     const char *asked = getenv("FUZZ_ROUNDS");
     uint64_t seed = 1;
 
