@@ -1,4 +1,4 @@
-"""bench_common - what bench-block and bench-nbd share: options, programs, images"""
+"""bench_common - what bench-block, bench-nbd and bench-vhost-user share"""
 
 import argparse
 import json

@@ -84,7 +84,6 @@ struct VhuServer {
     VhuSession *session;       /* NULL: nobody is there */
     Coroutine *stopper;        /* waits for the session's end */
     bool stopping;
-    unsigned nb_sessions;
     LogLimit log_limit;
 };
 

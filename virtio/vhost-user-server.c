@@ -104,7 +104,6 @@ co_fn void vhu_server_co_serve(VhuServer *server, Channel *ch)
         atomic_init(&session->log.log.fd, -1);
         vhu_vrings_init(session);
         server->session = session;
-        server->nb_sessions++;
         log_debug("vhost-user", "%s: a client", server->name);
         int ret = vhu_session_co_run(session, &err);
 
@@ -253,9 +252,4 @@ co_fn void vhu_server_co_stop(VhuServer *server)
 bool vhu_server_is_over(const VhuServer *server)
 {
     return server->over;
-}
-
-unsigned vhu_server_nb_sessions(const VhuServer *server)
-{
-    return server->nb_sessions;
 }

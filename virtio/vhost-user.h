@@ -59,7 +59,5 @@ main_fn void vhu_server_destroy(VhuServer *server);
 
 /* vhu_server_is_over - the one client of a connected socket has gone: nobody will come any more */
 bool vhu_server_is_over(const VhuServer *server) NONNULL(1);
-/* vhu_server_nb_sessions - that have begun since the start */
-unsigned vhu_server_nb_sessions(const VhuServer *server) NONNULL(1);
 
 #endif

@@ -172,13 +172,6 @@ uint64_t qmp_arg_number(const json_t *args, const char *name, uint64_t absent)
     return value ? (uint64_t)json_integer_value(value) : absent;
 }
 
-bool qmp_arg_bool(const json_t *args, const char *name, bool absent)
-{
-    const json_t *value = json_object_get(args, name);
-
-    return value ? json_is_true(value) : absent;
-}
-
 bool qmp_arg_given(const json_t *args, const char *name)
 {
     return json_object_get(args, name) != NULL;

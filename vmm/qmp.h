@@ -104,7 +104,6 @@ extern const char *const qmp_type_names[QMP_NB_TYPES];
 /* Of arguments that have been checked; the default when it is absent. */
 const char *qmp_arg_string(const json_t *args, const char *name, const char *absent) NONNULL(1, 2);
 uint64_t qmp_arg_number(const json_t *args, const char *name, uint64_t absent) NONNULL(1, 2);
-bool qmp_arg_bool(const json_t *args, const char *name, bool absent) NONNULL(1, 2);
 bool qmp_arg_given(const json_t *args, const char *name) NONNULL(1, 2);
 
 /* qmp_find_disk - the one that "device" names. Errors: -ENODEV */

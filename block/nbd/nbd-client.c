@@ -551,11 +551,6 @@ uint64_t nbd_client_length(const NbdClient *client)
     return atomic_load(&client->length_bytes);
 }
 
-unsigned nbd_client_nb_connections(const NbdClient *client)
-{
-    return client->nb_conns;
-}
-
 /* --- drained sections --- */
 
 uint64_t nbd_client_nb_replies(NbdClient *client)

@@ -57,7 +57,6 @@ const NbdExport *nbd_client_export(const NbdClient *client) NONNULL(1);
 uint64_t nbd_client_length(const NbdClient *client) NONNULL(1);
 /* nbd_client_co_probe - ask for the length again, by a connection of its own. Any context. */
 co_fn int nbd_client_co_probe(NbdClient *client, Error *err) NONNULL(1) WARN_UNUSED;
-unsigned nbd_client_nb_connections(const NbdClient *client) NONNULL(1);
 
 typedef struct NbdOp {
     NbdCommand command;
