@@ -517,7 +517,7 @@ void ring_want_interrupt(RingDriver *ring, bool on)
     if (ring->is_packed) {
         packed_want_interrupt(ring, on);
     } else if (ring->event_idx) {
-        ring_set_used_event(ring, (uint16_t)(ring->used_seen - !on));
+        ring_set_used_event(ring, (uint16_t)(ring->used_seen + (on ? 0 : 0x8000)));
     } else {
         __atomic_store_n(&ring->avail->flags, htole16(on ? 0 : VRING_AVAIL_F_NO_INTERRUPT),
                          __ATOMIC_RELAXED);
