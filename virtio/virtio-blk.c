@@ -12,6 +12,7 @@
 
 #include <inttypes.h>
 
+#include "io/aio/aio-file.h"
 #include "io/base/thread.h"
 
 #define FEATURE(bit) ((uint64_t)1 << (bit))
@@ -148,6 +149,10 @@ static void blk_handle_queue(VirtioDevice *vdev, VirtQueue *vq)
             continue;
         }
         co_enter(co);
+        /* Disks that have nothing to do get one request, then one, two, four ... */
+        if (IS_POWER_OF_2(i + 1) && aio_should_submit(vq->ctx)) {
+            break;
+        }
     }
 }
 

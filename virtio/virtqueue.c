@@ -213,7 +213,7 @@ co_fn void vq_co_take_left(VirtQueue *vq)
         return;
     }
     aio_co_reschedule_self(vq->ctx);
-    for (unsigned i = 0; i <= VQ_SIZE_MAX / VQ_BATCH_MAX && vq_tracker_has_work(vq->tracker); i++) {
+    for (unsigned i = 0; i < VQ_SIZE_MAX && vq_tracker_has_work(vq->tracker); i++) {
         vq_serve(vq);
     }
     aio_co_reschedule_self(aio_main());

@@ -128,6 +128,12 @@ static bool epoll_needs_enter(AioContext *ctx, bool arm_polled)
     return ctx->epoll.nb_plain > 0 || (arm_polled && ctx->epoll.nb_polled > 0);
 }
 
+/* The worker threads have everything already. */
+static bool epoll_should_submit(const AioContext *ctx UNUSED)
+{
+    return false;
+}
+
 static void epoll_enter(AioContext *ctx, bool wait, bool arm_polled, int64_t timeout_ns)
 {
     if (!has_events(&ctx->epoll)) { /* else an inner pass has come upon the outer one's rest */
@@ -292,6 +298,7 @@ const AioMonitor epoll_monitor = {
     .has_work = epoll_has_work,
     .has_queued = epoll_has_queued,
     .needs_enter = epoll_needs_enter,
+    .should_submit = epoll_should_submit,
     .enter = epoll_enter,
     .reap = epoll_reap,
     .handler_arm = epoll_handler_arm,

@@ -127,6 +127,11 @@ void aio_buffers_unregister(void)
 
 /* --- requests --- */
 
+bool aio_should_submit(const AioContext *ctx)
+{
+    return ctx->inflight > 0 && ctx->monitor->should_submit(ctx);
+}
+
 static co_fn int submit(AioFile *file, const AioFileOp *op)
 {
     AioContext *ctx = aio_current();

@@ -48,6 +48,13 @@ co_fn int aio_co_fallocate(AioFile *file, int mode, uint64_t offset_bytes, uint6
     NONNULL(1) WARN_UNUSED;
 
 /*
+ * aio_should_submit - disks have no more left to do than is queued for them in @ctx
+ * They get what is queued at the end of the pass. So whoever has many requests to start does well
+ * to leave the rest to the next pass, which does not wait for this. Context: home.
+ */
+bool aio_should_submit(const AioContext *ctx) NONNULL(1);
+
+/*
  * Fixed buffers, main thread, at start-up before the ranges are used for I/O. Contexts register
  * them lazily, each in its own home thread. Ranges larger than 1 GiB are split.
  * Errors: -ENOMEM when RLIMIT_MEMLOCK does not allow it: the caller goes on without.

@@ -105,6 +105,8 @@ typedef struct AioMonitor {
     bool (*has_queued)(const AioContext *ctx, bool arm_polled);
     /* Must a pass that does not wait enter() all the same, lest something is not seen? */
     bool (*needs_enter)(AioContext *ctx, bool arm_polled);
+    /* aio_should_submit() */
+    bool (*should_submit)(const AioContext *ctx);
     /*
      * One system call at most: hand over what is queued; if @wait, sleep until there is something
      * for reap() or the wake-up eventfd was written
@@ -170,6 +172,7 @@ typedef struct AioUring {
     unsigned stale_passes; /* that did not wait, since then */
     unsigned nb_completed; /* requests among the completions that reap() has seen and not taken */
     bool just_submitted;   /* the last io_uring_enter handed something over and did not sleep */
+    bool at_once;          /* that is how the latest requests completed: while being handed over */
     bool enabled;
     bool wake_armed;     /* the read of the eventfd is in the kernel */
     uint64_t wake_count; /* where that read puts its eight bytes */

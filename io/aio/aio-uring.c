@@ -11,10 +11,11 @@
  * sleeps or, where no pass sleeps, that of the STALE_PASSES_MAX-th.
  *
  * A device that interrupts once for all it has done completes the whole depth together. Were all of
- * that reaped, and what the coroutines ask for next submitted, at once, it would have nothing to do
- * in the meantime, and after that we would not. So reaping ends early when as many requests are
- * queued as the device still has, at least one: the next pass submits them and goes on. An idle
- * device gets one request, then one, two, four ...; one with enough to do makes no difference. What
+ * that reaped and what follows, from coroutines here or from a guest's ring, submitted together, it
+ * would have nothing to do in the meantime, and after that we would not. So both reaping and taking
+ * a queue's requests (who takes them asks aio_should_submit()) end early when as many are queued as
+ * the device still has, at least one: the pass submits them and the next goes on. An idle device
+ * gets one request, then one, two, four ...; one with enough to do makes no difference. What
  * completes while it is submitted, as reads from the page cache do, gains nothing from that.
  *
  * Handlers are watched with one-shot polls: multishot ones report edges, and a handler that leaves
@@ -432,12 +433,11 @@ static void waiters_wake(AioContext *ctx)
     }
 }
 
-/* The device will soon have less to do than we have for it. */
-static bool should_submit(const AioContext *ctx)
+static bool uring_should_submit(const AioContext *ctx)
 {
     unsigned queued = sq_queued(&ctx->uring);
 
-    return queued > 0 && queued >= nb_under_way(ctx);
+    return queued > 0 && !ctx->uring.at_once && queued >= nb_under_way(ctx);
 }
 
 static bool uring_reap(AioContext *ctx)
@@ -448,9 +448,9 @@ static bool uring_reap(AioContext *ctx)
     bool progress = false;
 
     u->nb_completed = count_completed(u, end);
-    /* Did all complete while it was submitted, without a sleep? */
-    bool at_once = u->just_submitted && nb_under_way(ctx) == 0;
-
+    if (u->nb_completed > 0) {
+        u->at_once = u->just_submitted && nb_under_way(ctx) == 0;
+    }
     u->just_submitted = false;
     while ((int)(end - *khead) > 0) {
         const struct io_uring_cqe *cqe = &u->ring.cq.cqes[*khead & u->ring.cq.ring_mask];
@@ -459,7 +459,7 @@ static bool uring_reap(AioContext *ctx)
 
         __atomic_store_n(khead, *khead + 1, __ATOMIC_RELEASE);
         progress |= cqe_dispatch(ctx, user_data, res);
-        if (!at_once && should_submit(ctx)) {
+        if (uring_should_submit(ctx)) {
             break;
         }
     }
@@ -507,6 +507,7 @@ const AioMonitor uring_monitor = {
     .has_work = uring_has_work,
     .has_queued = uring_has_queued,
     .needs_enter = uring_needs_enter,
+    .should_submit = uring_should_submit,
     .enter = uring_enter,
     .reap = uring_reap,
     .handler_arm = uring_handler_arm,

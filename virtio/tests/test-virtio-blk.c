@@ -1227,15 +1227,15 @@ TEST(vblk, without_memory_for_coroutines_requests_fail_and_the_device_lives)
     device_end();
 }
 
-TEST(vblk, a_file_holds_what_the_guest_wrote)
+/* A disk of zeroes in a file without a name; its descriptor. */
+static int file_begin(void)
 {
     char path[] = "/var/tmp/penstock-test-XXXXXX", options[64];
-    uint8_t expected[DATA_BYTES], on_disk[DATA_BYTES];
     Error err;
     Opts opts;
 
     context_begin();
-    AUTO_FD int fd = mkstemp(path);
+    int fd = mkstemp(path);
 
     ASSERT_GE(fd, 0);
     ASSERT_EQ(ftruncate(fd, DISK_BYTES), 0);
@@ -1248,6 +1248,13 @@ TEST(vblk, a_file_holds_what_the_guest_wrote)
     opts_finish(&opts);
     device_create(&default_params);
     driver_begin(vdev_features_offered(vdev));
+    return fd;
+}
+
+TEST(vblk, a_file_holds_what_the_guest_wrote)
+{
+    uint8_t expected[DATA_BYTES], on_disk[DATA_BYTES];
+    AUTO_FD int fd = file_begin();
 
     fill(expected, sizeof(expected), 9);
     memcpy(data(), expected, sizeof(expected));
@@ -1261,6 +1268,24 @@ TEST(vblk, a_file_holds_what_the_guest_wrote)
     EXPECT_EQ(memcmp(data(), expected, DATA_BYTES), 0);
     ASSERT_EQ(pread(fd, on_disk, DATA_BYTES, 100 * SECTOR), DATA_BYTES);
     EXPECT_EQ(memcmp(on_disk, expected, DATA_BYTES), 0);
+    device_end();
+}
+
+TEST(vblk, a_disk_with_nothing_to_do_gets_its_first_request_without_the_others)
+{
+    AUTO_FD int fd = file_begin();
+
+    if (strcmp(aio_context_monitor(aio_main()), "io_uring") != 0) {
+        TEST_SKIP("worker threads take each request as it comes");
+    }
+    add_reads(20);
+    while (vdev->queues[0].stats.requests == 0) {
+        aio_poll(aio_main(), true);
+    }
+    EXPECT_EQ(vdev->queues[0].stats.requests, 1);
+    while (ring_used_index(&ring) < 20) {
+        aio_poll(aio_main(), true);
+    }
     device_end();
 }
 

@@ -244,16 +244,28 @@ static void read_twice_entry(void *opaque)
     running--;
 }
 
-static void start_pipes(void)
+static void make_pipes(void)
 {
     running = PIPES;
     for (unsigned i = 0; i < PIPES; i++) {
         ASSERT_EQ(pipe(pipes[i].fd), 0);
         aio_file_init(&pipes[i].file, pipes[i].fd[0]);
-        Coroutine *co = co_create(read_twice_entry, &pipes[i]);
+    }
+}
 
-        ASSERT_TRUE(co != NULL);
-        co_enter(co);
+static void start_pipe(Pipe *pipe)
+{
+    Coroutine *co = co_create(read_twice_entry, pipe);
+
+    ASSERT_TRUE(co != NULL);
+    co_enter(co);
+}
+
+static void start_pipes(void)
+{
+    make_pipes();
+    for (unsigned i = 0; i < PIPES; i++) {
+        start_pipe(&pipes[i]);
     }
 }
 
@@ -339,6 +351,32 @@ TEST_ON_EACH_RING(aio_file, what_has_completed_after_a_sleep_is_looked_at_by_deg
     EXPECT_EQ(nb_read, 2 * PIPES);
 }
 
+/* As a queue's handler does. */
+TEST_ON_EACH_RING(aio_file, idle_device_gets_what_waits_for_it_by_degrees)
+{
+    static const unsigned expected[] = { 1, 1, 2, 4 };
+    AioContext *ctx = test_ring_context(NULL);
+    unsigned nb_started = 0;
+
+    make_pipes();
+    EXPECT_FALSE(aio_should_submit(ctx));
+    for (unsigned i = 0; i < ARRAY_SIZE(expected); i++) {
+        unsigned before = nb_started;
+
+        while (nb_started < PIPES && (nb_started == before || !aio_should_submit(ctx))) {
+            start_pipe(&pipes[nb_started++]);
+        }
+        EXPECT_EQ(nb_started - before, expected[i]);
+        aio_poll(ctx, false);
+        EXPECT_FALSE(aio_should_submit(ctx));
+    }
+    complete(ctx, PIPES);
+    AIO_WAIT_WHILE(ctx, nb_read < PIPES);
+    aio_poll(ctx, false);
+    complete(ctx, PIPES);
+    finish_pipes(ctx);
+}
+
 #define ROUNDS 20
 
 static void read_often_entry(void *opaque)
@@ -353,18 +391,24 @@ static void read_often_entry(void *opaque)
     running--;
 }
 
+static void start_reader(void)
+{
+    Coroutine *co = co_create(read_often_entry, NULL);
+
+    ASSERT_TRUE(co != NULL);
+    running++;
+    co_enter(co);
+}
+
 TEST_ON_EACH_RING(aio_file, what_completes_while_it_is_submitted_is_not_split)
 {
     AioContext *ctx = test_ring_context(NULL);
     int fd = numbered_file(1);
 
     aio_file_init(&file, fd);
-    running = 32;
+    running = 0;
     for (unsigned i = 0; i < 32; i++) {
-        Coroutine *co = co_create(read_often_entry, NULL);
-
-        ASSERT_TRUE(co != NULL);
-        co_enter(co);
+        start_reader();
     }
     ctx->monitor->enter(ctx, false, false, 0);
     if (io_uring_cq_ready(&ctx->uring.ring) != 32) {
@@ -373,6 +417,31 @@ TEST_ON_EACH_RING(aio_file, what_completes_while_it_is_submitted_is_not_split)
     AIO_WAIT_WHILE(ctx, running > 0);
     /* One that hands over all and would sleep, one that tells that it need not have. */
     EXPECT_LE(test_stats(ctx).enters, 2 * ROUNDS + 2);
+    aio_file_finish(&file);
+    close(fd);
+    aio_context_destroy(ctx);
+}
+
+TEST_ON_EACH_RING(aio_file, what_completed_while_it_was_submitted_is_remembered_over_a_rest)
+{
+    AioContext *ctx = test_ring_context(NULL);
+    int fd = numbered_file(1);
+
+    aio_file_init(&file, fd);
+    running = 0;
+    start_reader();
+    EXPECT_TRUE(aio_should_submit(ctx));
+    ctx->monitor->enter(ctx, false, false, 0);
+    if (io_uring_cq_ready(&ctx->uring.ring) != 1) {
+        TEST_SKIP("the read took its time");
+    }
+    while (running > 0) {
+        aio_poll(ctx, false);
+    }
+    aio_poll(ctx, false);
+    start_reader();
+    EXPECT_FALSE(aio_should_submit(ctx));
+    AIO_WAIT_WHILE(ctx, running > 0);
     aio_file_finish(&file);
     close(fd);
     aio_context_destroy(ctx);
