@@ -1,16 +1,21 @@
 /*
- * acpi-pm.c - ACPI fixed hardware: PM1a event and control, PM timer; and the reset register
+ * acpi-pm.c - ACPI fixed hardware: PM1a event and control, power button, PM timer; and the reset
+ * register
  *
  * 1. The machine is always in ACPI mode: SCI_EN reads set, there is no SMI command port.
- * 2. Nothing here causes an event (the FADT says that there are no fixed buttons), so no status is
- *    ever set and the SCI line stays down; enable bits keep what is written.
- * 3. The timer is a 24-bit count of the guest's time that the guest may only read; its overflow
+ * 2. The power button is the only event: no other status is ever set. Enable bits keep what is
+ *    written, those of other events, too.
+ * 3. The SCI line is up exactly while a status and its enable bit are set. sci_update(), under the
+ *    lock that the registers change under, is the only place that sets it, so the last level is that
+ *    of the last change: vCPU threads make them by the registers, main by the button and the reset.
+ * 4. The timer is a 24-bit count of the guest's time that the guest may only read; its overflow
  *    sets no status, which no guest with a working clock waits for.
  */
 #include "devices/legacy.h"
 
 #include <pthread.h>
 
+#define PM1_POWER_BUTTON (1u << 8) /* in status and enable */
 #define PM1_ENABLE_MASK  0x0721u /* timer, global, power button, sleep button, RTC */
 #define PM1_SCI_ENABLED  (1u << 0)
 #define PM1_SLEEP_TYPE(control) ((control) >> 10 & 7)
@@ -33,11 +38,13 @@ typedef struct PmRange {
 } PmRange;
 
 struct AcpiPm {
-    pthread_mutex_t lock; /* protects the fields down to reset */
-    uint16_t enable, control;
+    pthread_mutex_t lock; /* protects the fields down to sci_level */
+    uint16_t status, enable, control;
     uint8_t reset;
+    bool sci_level;
 
     Platform *platform;
+    unsigned sci_gsi;
     PmRange ranges[PM_BLOCKS];
 };
 
@@ -54,13 +61,24 @@ static uint64_t slice_mask(uint64_t offset, unsigned len_bytes)
 
 /* --- PM1a event: status and enable --- */
 
+/* Locked. */
+static void sci_update(AcpiPm *pm)
+{
+    bool level = pm->status & pm->enable;
+
+    if (level != pm->sci_level) {
+        pm->sci_level = level;
+        pm->platform->ops->irq_set_level(pm->platform->opaque, pm->sci_gsi, level);
+    }
+}
+
 static uint64_t event_read(void *opaque, uint64_t offset, unsigned len_bytes)
 {
     AcpiPm *pm = ((PmRange *)opaque)->pm;
     uint64_t block;
 
     pthread_mutex_lock(&pm->lock);
-    block = (uint64_t)pm->enable << 16;
+    block = (uint64_t)pm->enable << 16 | pm->status;
     pthread_mutex_unlock(&pm->lock);
     return slice(block, offset, len_bytes);
 }
@@ -72,8 +90,10 @@ static void event_write(void *opaque, uint64_t offset, unsigned len_bytes, uint6
     uint64_t block = value << 8 * offset;
 
     pthread_mutex_lock(&pm->lock);
+    pm->status &= ~(uint16_t)(block & mask);
     pm->enable &= ~(uint16_t)(mask >> 16);
     pm->enable |= (uint16_t)((block & mask) >> 16) & PM1_ENABLE_MASK;
+    sci_update(pm);
     pthread_mutex_unlock(&pm->lock);
 }
 
@@ -187,6 +207,7 @@ AcpiPm *acpi_pm_create(Platform *platform, const AcpiPmParams *params, Error *er
     }
     pthread_mutex_init(&pm->lock, NULL);
     pm->platform = platform;
+    pm->sci_gsi = params->sci_gsi;
     for (PmBlock block = 0; block < PM_BLOCKS; block++) {
         if (add_range(pm, block, ports[block], err) < 0) {
             acpi_pm_destroy(pm);
@@ -213,8 +234,18 @@ void acpi_pm_destroy(AcpiPm *pm)
 void acpi_pm_reset(AcpiPm *pm)
 {
     pthread_mutex_lock(&pm->lock);
+    pm->status = 0;
     pm->enable = 0;
     pm->control = 0;
     pm->reset = 0;
+    sci_update(pm);
+    pthread_mutex_unlock(&pm->lock);
+}
+
+void acpi_pm_press_power_button(AcpiPm *pm)
+{
+    pthread_mutex_lock(&pm->lock);
+    pm->status |= PM1_POWER_BUTTON;
+    sci_update(pm);
     pthread_mutex_unlock(&pm->lock);
 }

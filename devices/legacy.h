@@ -19,6 +19,10 @@ void rtc_destroy(Rtc *rtc);
 /*
  * acpi-pm.c: PM1a event and control block, PM timer (3.579545 MHz), reset register 0xcf9.
  * SLP_EN with SLP_TYP 5 powers off; a write of 6 or 0xe to the reset register resets.
+ *
+ * The power button is fixed hardware (ACPI 6.3, 4.8.2.2.1.1). Pressed, it sets PWRBTN_STS, enabled
+ * or not; while that and PWRBTN_EN are set, the SCI is asserted. The guest clears the status by
+ * writing 1 to it, a reset clears both.
  */
 typedef struct AcpiPm AcpiPm;
 typedef struct AcpiPmParams {
@@ -26,11 +30,15 @@ typedef struct AcpiPmParams {
     uint16_t pm1a_control_port; /* 2 bytes */
     uint16_t pm_timer_port;     /* 4 bytes */
     uint16_t reset_port;        /* 1 byte */
+    unsigned sci_gsi;           /* level, active high, nobody else's */
 } AcpiPmParams;
 AcpiPm *acpi_pm_create(Platform *platform, const AcpiPmParams *params, Error *err) NONNULL(1, 2)
     WARN_UNUSED;
 void acpi_pm_destroy(AcpiPm *pm);
 void acpi_pm_reset(AcpiPm *pm) NONNULL(1);
+/* acpi_pm_press_power_button - and let go of it. Any thread, whether or not vCPUs run: one that is
+ * stopped finds the interrupt when it goes on. */
+void acpi_pm_press_power_button(AcpiPm *pm) NONNULL(1);
 
 /* i8042.c: just enough keyboard controller for a guest to find none attached and to reset by
  * command 0xfe; port 0x61 and A20 gate answers belong here, too */

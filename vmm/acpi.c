@@ -102,8 +102,7 @@ static_assert(offsetof(AcpiFadt, x_pm1a_evt_blk) == 148, "ACPI 5.2.9");
 
 #define FADT_WBINVD        (1u << 0)
 #define FADT_PROC_C1       (1u << 2)
-#define FADT_PWR_BUTTON    (1u << 4) /* set: not a fixed feature */
-#define FADT_SLP_BUTTON    (1u << 5) /* the same */
+#define FADT_SLP_BUTTON    (1u << 5) /* set: not a fixed feature; as is the power button, bit 4 */
 #define FADT_FIX_RTC       (1u << 6) /* set: no RTC wake-up status in PM1 */
 #define FADT_RESET_REG_SUP (1u << 10)
 
@@ -315,8 +314,7 @@ static const void *write_fadt(AcpiArea *area, const void *facs, const void *dsdt
     fadt->c2_latency = NO_C2_LATENCY_US;
     fadt->c3_latency = NO_C3_LATENCY_US;
     fadt->iapc_boot_arch = IAPC_LEGACY_DEVICES | IAPC_NO_VGA | IAPC_NO_ASPM;
-    fadt->flags = FADT_WBINVD | FADT_PROC_C1 | FADT_PWR_BUTTON | FADT_SLP_BUTTON | FADT_FIX_RTC |
-                  FADT_RESET_REG_SUP;
+    fadt->flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_RESET_REG_SUP;
     fadt->reset_reg = io_address(LAYOUT_RESET_PORT, 1);
     fadt->reset_value = LAYOUT_RESET_VALUE;
     fadt->minor_version = FADT_MINOR_REVISION;

@@ -7,8 +7,9 @@
  * Spec:      ACPI 6.3 (chapters 5, 6, 19, 20); PCI Firmware 3.2 section 4.1 (MCFG)
  *
  * What the machine must emulate to match: PM1_CNT reads with SCI_EN set (there is no SMI_CMD, the
- * machine is always in ACPI mode), no fixed buttons, a PM timer of which 24 bits count, no GPE
- * block, 8259 interrupt controllers besides the IOAPIC.
+ * machine is always in ACPI mode), a fixed power button that raises the SCI at LAYOUT_SCI_GSI, no
+ * sleep button, a PM timer of which 24 bits count, no GPE block, 8259 interrupt controllers besides
+ * the IOAPIC.
  */
 #ifndef VMM_ACPI_H
 #define VMM_ACPI_H

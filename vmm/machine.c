@@ -207,6 +207,7 @@ static int create_legacy(Machine *machine, Error *err)
         .pm1a_control_port = LAYOUT_PM1_CNT_PORT,
         .pm_timer_port = LAYOUT_PM_TMR_PORT,
         .reset_port = LAYOUT_RESET_PORT,
+        .sci_gsi = LAYOUT_SCI_GSI,
     };
     Platform *platform = &machine->platform.platform;
 
@@ -337,6 +338,13 @@ static int reset_cb(void *opaque, bool running, Error *err)
     return 0;
 }
 
+static void powerdown_cb(void *opaque)
+{
+    Machine *machine = opaque;
+
+    acpi_pm_press_power_button(machine->pm);
+}
+
 static void run_event_cb(void *opaque, RunEvent event, bool by_guest)
 {
     Machine *machine = opaque;
@@ -348,6 +356,9 @@ static void run_event_cb(void *opaque, RunEvent event, bool by_guest)
     case RUN_EVENT_RESUME:
         control_event(machine->control, "RESUME", NULL);
         break;
+    case RUN_EVENT_POWERDOWN:
+        control_event(machine->control, "POWERDOWN", NULL);
+        break;
     case RUN_EVENT_RESET:
         control_event(machine->control, "RESET",
                       json_pack("{s:b, s:s}", "guest", by_guest, "reason",
@@ -357,7 +368,11 @@ static void run_event_cb(void *opaque, RunEvent event, bool by_guest)
 }
 
 static const RunOps run_ops = {
-    .halt = halt_cb, .go = go_cb, .reset = reset_cb, .event = run_event_cb
+    .halt = halt_cb,
+    .go = go_cb,
+    .reset = reset_cb,
+    .powerdown = powerdown_cb,
+    .event = run_event_cb,
 };
 
 /* --- control --- */

@@ -29,6 +29,12 @@ static co_fn int co_system_reset(QmpTarget *target, const json_t *args, json_t *
     return run_state_co_request(target->run, RUN_RESET, err);
 }
 
+static co_fn int co_system_powerdown(QmpTarget *target, const json_t *args, json_t **ret_result,
+                                     Error *err)
+{
+    return run_state_co_request(target->run, RUN_POWERDOWN, err);
+}
+
 static co_fn int co_quit(QmpTarget *target, const json_t *args, json_t **ret_result, Error *err)
 {
     if (target->run) {
@@ -52,6 +58,10 @@ const QmpCommand qmp_run_commands[] = {
       .help = "reset the guest, as its reset button would",
       .flags = QMP_GUEST,
       .co_run = co_system_reset },
+    { .name = "system_powerdown",
+      .help = "press the guest's power button: ask it to shut down",
+      .flags = QMP_GUEST,
+      .co_run = co_system_powerdown },
     { .name = "quit", .help = "end penstock; the guest is not asked", .co_run = co_quit },
     { .name = NULL },
 };

@@ -12,8 +12,8 @@
  *   (1) No command sees arguments that its QmpArg list does not describe: names, types, presence.
  *   (2) A command that only looks never yields: what it answers was true at one moment.
  *   (3) Of the commands that change block graph, queues or threads one runs at a time (`changing`),
- *       whoever sent it. Stop, cont, reset and quit do not wait for these: who stops an ailing
- *       machine must get through.
+ *       whoever sent it. Stop, cont, reset, powerdown and quit do not wait for these: who stops
+ *       an ailing machine must get through.
  */
 #ifndef VMM_QMP_H
 #define VMM_QMP_H

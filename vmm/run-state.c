@@ -130,6 +130,10 @@ static RunStep carry_out(RunState *run, RunRequest *request, Error *err)
             request->ret = error_set(&request->err, ret, "%s", err->msg);
         }
         return ret < 0 ? RUN_ENDS_FAILED : ret > 0 ? RUN_ENDS_RESET : RUN_BUSY;
+    case RUN_POWERDOWN:
+        run->ops->powerdown(run->opaque);
+        run->ops->event(run->opaque, RUN_EVENT_POWERDOWN, false);
+        return RUN_BUSY;
     default:
         return RUN_ENDS_QUIT;
     }

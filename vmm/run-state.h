@@ -15,7 +15,8 @@
  * Invariants:
  *   (1) vCPUs run and queues are served exactly in RUNNING; RunOps.halt and .go alternate.
  *   (2) Requests are carried out one by one in order of arrival; each ends before it is answered.
- *   (3) A reset changes the guest, not the state: one that was stopped stays so.
+ *   (3) A reset or a press of the power button changes the guest, not the state: one that was stopped
+ *       stays so.
  *   (4) STOP and RESUME are told once for each change, in the order of the changes.
  */
 #ifndef VMM_RUN_STATE_H
@@ -35,8 +36,13 @@ typedef enum RunStatus {
 /* "prelaunch", "running", "paused", "io-error", "shutdown" */
 extern const char *const run_status_names[RUN_NB_STATUS];
 
-typedef enum RunAction { RUN_STOP, RUN_CONT, RUN_RESET, RUN_QUIT } RunAction;
-typedef enum RunEvent { RUN_EVENT_STOP, RUN_EVENT_RESUME, RUN_EVENT_RESET } RunEvent;
+typedef enum RunAction { RUN_STOP, RUN_CONT, RUN_RESET, RUN_POWERDOWN, RUN_QUIT } RunAction;
+typedef enum RunEvent {
+    RUN_EVENT_STOP,
+    RUN_EVENT_RESUME,
+    RUN_EVENT_RESET,
+    RUN_EVENT_POWERDOWN,
+} RunEvent;
 
 typedef struct RunOps {
     /* Park vCPUs, bring the disks to rest, stop the guest's clock. May poll. */
@@ -46,6 +52,8 @@ typedef struct RunOps {
     /* Reset the machine; it is to run afterwards, or to stay halted. 0; 1 = the run ends instead;
      * or -errno: the machine is of no more use. May poll. */
     int (*reset)(void *opaque, bool running, Error *err);
+    /* Press the power button, which is all: the guest may act on it, and may be halted. */
+    void (*powerdown)(void *opaque);
     void (*event)(void *opaque, RunEvent event, bool by_guest);
 } RunOps;
 

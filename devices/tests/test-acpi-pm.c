@@ -1,5 +1,5 @@
 /*
- * test-acpi-pm.c - power-off, event registers, PM timer, reset register
+ * test-acpi-pm.c - power-off, event registers, power button, PM timer, reset register
  */
 #include "devices/legacy.h"
 #include "devices/pci.h"
@@ -9,6 +9,8 @@
 #define CONTROL 0x604
 #define TIMER   0x608
 #define RESET   0xcf9
+#define SCI     9
+#define BUTTON  0x0100 /* of status and enable */
 
 typedef struct World {
     FakePlatform fake;
@@ -17,7 +19,7 @@ typedef struct World {
 
 static void world_init(World *world)
 {
-    static const AcpiPmParams params = { EVENT, CONTROL, TIMER, RESET };
+    static const AcpiPmParams params = { EVENT, CONTROL, TIMER, RESET, SCI };
 
     fake_init(&world->fake);
     world->pm = acpi_pm_create(&world->fake.platform, &params, NULL);
@@ -58,7 +60,7 @@ TEST(acpi_pm, sleep_type_5_with_sleep_enable_powers_off_and_others_do_not)
     world_finish(&world);
 }
 
-TEST(acpi_pm, event_block_has_no_status_and_keeps_what_may_be_enabled)
+TEST(acpi_pm, event_block_has_no_status_by_itself_and_keeps_what_may_be_enabled)
 {
     World world;
     FakePlatform *fake = &world.fake;
@@ -72,6 +74,111 @@ TEST(acpi_pm, event_block_has_no_status_and_keeps_what_may_be_enabled)
     EXPECT_EQ(fake_in(fake, EVENT, 2), 0);
     acpi_pm_reset(world.pm);
     EXPECT_EQ(fake_in(fake, EVENT, 4), 0);
+    world_finish(&world);
+}
+
+TEST(acpi_pm, power_button_raises_the_sci_while_status_and_enable_are_set)
+{
+    World world;
+    FakePlatform *fake = &world.fake;
+
+    world_init(&world);
+    fake_out(fake, EVENT + 2, 2, BUTTON);
+    EXPECT_FALSE(fake_level(fake, SCI));
+    acpi_pm_press_power_button(world.pm);
+    EXPECT_TRUE(fake_level(fake, SCI));
+    EXPECT_EQ(fake_in(fake, EVENT, 4), BUTTON << 16 | BUTTON);
+    acpi_pm_press_power_button(world.pm); /* an event that the guest has not looked at yet */
+    EXPECT_EQ(fake->level_changes[SCI], 1);
+
+    /* zeroes clear nothing, ones what they stand at */
+    fake_out(fake, EVENT, 2, 0);
+    fake_out(fake, EVENT, 2, 0xffff & ~BUTTON);
+    fake_out(fake, EVENT, 1, 0xff);
+    EXPECT_TRUE(fake_level(fake, SCI));
+    fake_out(fake, EVENT + 2, 2, 0x0621); /* the enable bits of all other events */
+    EXPECT_FALSE(fake_level(fake, SCI));
+    EXPECT_EQ(fake_in(fake, EVENT, 2), BUTTON);
+    fake_out(fake, EVENT + 3, 1, BUTTON >> 8);
+    EXPECT_TRUE(fake_level(fake, SCI));
+    fake_out(fake, EVENT, 2, BUTTON);
+    EXPECT_FALSE(fake_level(fake, SCI));
+    EXPECT_EQ(fake_in(fake, EVENT, 4), 0x0121u << 16);
+    EXPECT_EQ(fake->level_changes[SCI], 4);
+
+    acpi_pm_press_power_button(world.pm);
+    EXPECT_TRUE(fake_level(fake, SCI));
+    fake_out(fake, EVENT, 4, BUTTON << 16 | BUTTON); /* both halves at once */
+    EXPECT_FALSE(fake_level(fake, SCI));
+    EXPECT_EQ(fake_in(fake, EVENT, 4), BUTTON << 16);
+    EXPECT_EQ(fake->events[PLATFORM_POWER_OFF] + fake->events[PLATFORM_RESET], 0);
+    world_finish(&world);
+}
+
+TEST(acpi_pm, power_button_pressed_while_disabled_waits_until_it_is_enabled)
+{
+    World world;
+    FakePlatform *fake = &world.fake;
+
+    world_init(&world);
+    acpi_pm_press_power_button(world.pm);
+    EXPECT_EQ(fake_in(fake, EVENT, 4), BUTTON);
+    EXPECT_EQ(fake->level_changes[SCI], 0);
+    fake_out(fake, EVENT + 2, 2, BUTTON);
+    EXPECT_TRUE(fake_level(fake, SCI));
+    fake_out(fake, EVENT + 1, 1, BUTTON >> 8); /* by the byte */
+    EXPECT_FALSE(fake_level(fake, SCI));
+    acpi_pm_press_power_button(world.pm);
+    EXPECT_TRUE(fake_level(fake, SCI));
+    world_finish(&world);
+}
+
+TEST(acpi_pm, reset_forgets_the_power_button)
+{
+    World world;
+    FakePlatform *fake = &world.fake;
+
+    world_init(&world);
+    fake_out(fake, EVENT + 2, 2, BUTTON);
+    acpi_pm_press_power_button(world.pm);
+    EXPECT_TRUE(fake_level(fake, SCI));
+    acpi_pm_reset(world.pm);
+    EXPECT_FALSE(fake_level(fake, SCI));
+    EXPECT_EQ(fake_in(fake, EVENT, 4), 0);
+    fake_out(fake, EVENT + 2, 2, BUTTON);
+    EXPECT_FALSE(fake_level(fake, SCI));
+    acpi_pm_press_power_button(world.pm);
+    EXPECT_TRUE(fake_level(fake, SCI));
+    world_finish(&world);
+}
+
+#define PRESSES 2000
+
+static void *presser_thread(void *opaque)
+{
+    for (unsigned i = 0; i < PRESSES; i++) {
+        acpi_pm_press_power_button(opaque);
+    }
+    return NULL;
+}
+
+/* The last level is the one of the last change, whoever made it. */
+TEST(acpi_pm, line_follows_the_registers_when_threads_race)
+{
+    World world;
+    FakePlatform *fake = &world.fake;
+    pthread_t presser;
+
+    world_init(&world);
+    fake_out(fake, EVENT + 2, 2, BUTTON);
+    ASSERT_EQ(pthread_create(&presser, NULL, presser_thread, world.pm), 0);
+    for (unsigned i = 0; i < PRESSES; i++) {
+        fake_out(fake, EVENT, 2, BUTTON);
+    }
+    pthread_join(presser, NULL);
+    EXPECT_EQ(fake_level(fake, SCI), (fake_in(fake, EVENT, 2) & BUTTON) != 0);
+    fake_out(fake, EVENT, 2, BUTTON);
+    EXPECT_FALSE(fake_level(fake, SCI));
     world_finish(&world);
 }
 
@@ -156,7 +263,7 @@ TEST(acpi_pm, reset_register_and_pci_address_port_share_0xcf8)
 
 TEST(acpi_pm, a_taken_port_is_an_error_that_leaves_nothing)
 {
-    static const AcpiPmParams params = { 0x700, CONTROL, 0x720, 0x730 };
+    static const AcpiPmParams params = { 0x700, CONTROL, 0x720, 0x730, SCI };
     World world;
     Error err = { 0 };
 

@@ -59,7 +59,11 @@ static void event_cb(void *opaque, RunEvent event, bool by_guest)
 }
 
 static const RunOps run_ops = {
-    .halt = nothing_cb, .go = nothing_cb, .reset = reset_cb, .event = event_cb
+    .halt = nothing_cb,
+    .go = nothing_cb,
+    .reset = reset_cb,
+    .powerdown = nothing_cb,
+    .event = event_cb,
 };
 
 /* The main loop, as far as commands wait for it. */

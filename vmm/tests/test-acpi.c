@@ -155,7 +155,8 @@ TEST(acpi, fadt_names_the_ports_of_the_layout)
     EXPECT_EQ(fadt[89], 2);
     EXPECT_EQ(fadt[91], 4);
     EXPECT_TRUE(get(fadt + 112, 4) & 1u << 10);  /* RESET_REG_SUP */
-    EXPECT_EQ(get(fadt + 112, 4) >> 4 & 3, 3);   /* no fixed power or sleep button */
+    EXPECT_FALSE(get(fadt + 112, 4) & 1u << 4);  /* a fixed power button */
+    EXPECT_TRUE(get(fadt + 112, 4) & 1u << 5);   /* but no sleep button */
     EXPECT_FALSE(get(fadt + 112, 4) & 1u << 20); /* not hardware-reduced */
     EXPECT_EQ(fadt[116], 1);                     /* reset register in I/O space */
     EXPECT_EQ(get(fadt + 120, 8), LAYOUT_RESET_PORT);

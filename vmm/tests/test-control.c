@@ -27,7 +27,7 @@ static QmpTarget target;
 static RunState run;
 static Control *control;
 static char path[64];
-static unsigned nb_halts, nb_goes;
+static unsigned nb_halts, nb_goes, nb_powerdowns;
 static const char *disk_id;
 static MemDisk disk;
 static IOThread *iothread;
@@ -48,15 +48,26 @@ static int reset_cb(void *opaque, bool running, Error *err)
     return 0;
 }
 
+static void powerdown_cb(void *opaque)
+{
+    nb_powerdowns++;
+}
+
 static void event_cb(void *opaque, RunEvent event, bool by_guest)
 {
-    static const char *const names[] = { "STOP", "RESUME", "RESET" };
+    static const char *const names[] = { "STOP", "RESUME", "RESET", "POWERDOWN" };
 
     control_event(control, names[event],
                   event == RUN_EVENT_RESET ? json_pack("{s:b}", "guest", by_guest) : NULL);
 }
 
-static const RunOps ops = { .halt = halt_cb, .go = go_cb, .reset = reset_cb, .event = event_cb };
+static const RunOps ops = {
+    .halt = halt_cb,
+    .go = go_cb,
+    .reset = reset_cb,
+    .powerdown = powerdown_cb,
+    .event = event_cb,
+};
 
 static void poll_once(void)
 {
@@ -248,11 +259,17 @@ TEST(control, a_client_asks_stops_and_continues)
     say(&peer, "{\"execute\": \"system_reset\"}");
     EXPECT_EVENT(&peer, "RESET");
     EXPECT_RETURN(&peer);
+    say(&peer, "{\"execute\": \"system_powerdown\"}");
+    EXPECT_EVENT(&peer, "POWERDOWN");
+    EXPECT_TRUE(json_object_get(peer.message, "data") == NULL);
+    EXPECT_RETURN(&peer);
+    EXPECT_EQ(json_object_size(json_object_get(peer.message, "return")), 0);
     say(&peer, "{\"execute\": \"cont\"}");
     EXPECT_EVENT(&peer, "RESUME");
     EXPECT_RETURN(&peer);
     EXPECT_EQ(nb_halts, 1);
     EXPECT_EQ(nb_goes, 2);
+    EXPECT_EQ(nb_powerdowns, 1);
     peer_close(&peer);
     teardown();
 }

@@ -2,7 +2,8 @@
  * Tests of the run state machine, with a main loop and a machine made of letters
  *
  * What the machine is asked to do is written down: h halt, g go, r reset of a running machine, R of
- * a halted one; S, G and Z the events STOP, RESUME and RESET.
+ * a halted one; p its power button pressed; S, G, Z and P the events STOP, RESUME, RESET and
+ * POWERDOWN.
  */
 #include "vmm/run-state.h"
 
@@ -37,12 +38,25 @@ static int reset_cb(void *opaque, bool running, Error *err)
     return reset_result < 0 ? error_set(err, reset_result, "no kernel any more") : reset_result;
 }
 
-static void event_cb(void *opaque, RunEvent event, bool by_guest)
+static void powerdown_cb(void *opaque)
 {
-    note(event == RUN_EVENT_STOP ? 'S' : event == RUN_EVENT_RESUME ? 'G' : by_guest ? 'z' : 'Z');
+    note('p');
 }
 
-static const RunOps ops = { .halt = halt_cb, .go = go_cb, .reset = reset_cb, .event = event_cb };
+static void event_cb(void *opaque, RunEvent event, bool by_guest)
+{
+    static const char letters[] = { 'S', 'G', 'Z', 'P' };
+
+    note(event == RUN_EVENT_RESET && by_guest ? 'z' : letters[event]);
+}
+
+static const RunOps ops = {
+    .halt = halt_cb,
+    .go = go_cb,
+    .reset = reset_cb,
+    .powerdown = powerdown_cb,
+    .event = event_cb,
+};
 
 static void setup(void)
 {
@@ -201,6 +215,30 @@ TEST(run_state, a_reset_leaves_a_stopped_guest_stopped)
     EXPECT_EQ(step(), RUN_BUSY);
     EXPECT_EQ(run_state_status(&run), RUN_PAUSED);
     EXPECT_STREQ(log_text, "rzrZhSRZ");
+    teardown();
+}
+
+TEST(run_state, the_power_button_is_pressed_in_turn_and_changes_no_state)
+{
+    static const RunAction actions[] = { RUN_POWERDOWN, RUN_STOP, RUN_RESET, RUN_POWERDOWN,
+                                         RUN_POWERDOWN, RUN_CONT };
+    Caller callers[ARRAY_SIZE(actions)];
+
+    setup();
+    for (unsigned i = 0; i < ARRAY_SIZE(actions); i++) {
+        call(&callers[i], actions[i]);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(actions); i++) {
+        EXPECT_EQ(callers[i].ret, 1);
+        EXPECT_EQ(step(), RUN_BUSY);
+        EXPECT_EQ(callers[i].ret, 0);
+    }
+    EXPECT_EQ(callers[0].answered_in, RUN_RUNNING);
+    EXPECT_EQ(callers[4].answered_in, RUN_PAUSED);
+    EXPECT_STREQ(log_text, "pPhSRZpPpPgG");
+    run_state_end(&run);
+    call(&callers[0], RUN_POWERDOWN);
+    EXPECT_EQ(callers[0].ret, -EINVAL);
     teardown();
 }
 
