@@ -243,7 +243,7 @@ static int open_disk(Export *export, unsigned index, Error *err)
     export->nodes[index] = bdrv_open(&disk->opts, &reason);
     if (!export->nodes[index]) {
         export->usage = reason.code == -EINVAL; /* a bad value; files fail with other codes */
-        return error_set(err, reason.code, "--disk %s: %s", disk->id, reason.msg);
+        return error_set(err, reason.code, "%s", reason.msg);
     }
     if ((ret = opts_check_all_used(&disk->opts, &reason)) < 0) {
         export->usage = true;

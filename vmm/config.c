@@ -87,6 +87,7 @@ static void disk_finish(DiskConfig *disk)
 {
     opts_finish(&disk->opts);
     free(disk->id);
+    free(disk->label);
     free(disk->serial);
     for (unsigned i = 0; i < disk->nb_iothreads; i++) {
         free(disk->iothreads[i]);
@@ -326,7 +327,17 @@ static int take_disk_id(MachineConfig *config, DiskConfig *disk, Error *err)
             ret = error_set(err, -EINVAL, "--disk: id '%s' is given twice", id);
         }
     }
-    return ret < 0 ? ret : copy_string(&disk->id, id, err);
+    if (ret == 0) {
+        ret = copy_string(&disk->id, id, err);
+    }
+    if (ret == 0 && asprintf(&disk->label, "--disk %s", disk->id) < 0) {
+        disk->label = NULL;
+        ret = error_set(err, -ENOMEM, "out of memory");
+    }
+    if (ret == 0) {
+        disk->opts.what = disk->label; /* from here on messages say which one */
+    }
+    return ret;
 }
 
 static int take_queues(DiskConfig *disk, Error *err)

@@ -32,6 +32,7 @@ typedef struct IOThreadConfig {
 typedef struct DiskConfig {
     Opts opts;            /* what is left is for the block layer */
     char *id;
+    char *label;          /* "--disk ID": opts.what */
     char *serial;         /* NULL = the id */
     unsigned nb_queues;   /* 0 = one for each vCPU */
     unsigned queue_size;

@@ -77,7 +77,7 @@ static int open_backend(Disk *disk, DiskConfig *config, bool *ret_usage, Error *
     disk->blk = blk_open(config->id, &config->opts, &reason);
     if (!disk->blk) {
         *ret_usage = reason.code == -EINVAL; /* a bad value; files fail with other codes */
-        return error_set(err, reason.code, "--disk %s: %s", config->id, reason.msg);
+        return error_set(err, reason.code, "%s", reason.msg);
     }
     if ((ret = opts_check_all_used(&config->opts, &reason)) < 0) {
         *ret_usage = true;

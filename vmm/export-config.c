@@ -157,6 +157,7 @@ static void disk_finish(ExportDisk *disk)
 {
     opts_finish(&disk->opts);
     free(disk->id);
+    free(disk->label);
     free(disk->name);
     free(disk->description);
     memset(disk, 0, sizeof(*disk));
@@ -184,7 +185,15 @@ static int parse_disk(ExportConfig *config, const char *text, Error *err)
     ExportDisk *disk = &config->disks[config->nb_disks];
     int ret = opts_parse(&disk->opts, "--disk", text, "path", err);
 
-    return ret < 0 ? ret : add_disk(config, disk, err);
+    if (ret < 0 || (ret = add_disk(config, disk, err)) < 0) {
+        return ret;
+    }
+    if (asprintf(&disk->label, "--disk %s", disk->id) < 0) {
+        disk->label = NULL;
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    disk->opts.what = disk->label; /* from here on messages say which one */
+    return 0;
 }
 
 /* The path as it stands, commas and all. */

@@ -22,6 +22,7 @@
 typedef struct ExportDisk {
     Opts opts; /* what is left is for the block layer */
     char *id;
+    char *label;       /* "--disk ID", where opts.what is that */
     char *name;        /* NULL = not said */
     char *description; /* NULL = none */
 } ExportDisk;
