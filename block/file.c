@@ -22,6 +22,10 @@
  * A file may shrink while it is open, behind our back. What was cut off is lost, so reads of it
  * fail with -EIO instead of giving zeroes; writes extend the file again, up to the length that the
  * disk has. So do reads of a device that has become smaller or has gone.
+ *
+ * When the kernel cannot write its page cache back it says so once, to the next sync, and takes the
+ * pages for clean. A later sync that succeeds says nothing of them, so after one that has failed no
+ * flush succeeds until the image is opened again: who retries must not be told that all is well.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -58,6 +62,7 @@ typedef struct FileState {
     atomic_flag told_short; /* that the file has shrunk, once */
     /* What the storage refused once is not tried again. Any context, only ever set. */
     _Atomic bool no_discard, no_punch_hole, no_zero_range;
+    _Atomic int lost; /* -errno of the first sync that failed with the page cache; only ever set */
 } FileState;
 
 /* --- open: finding out what the image is --- */
@@ -524,6 +529,25 @@ static NOINLINE co_fn int write_rest(BlockNode *node, uint64_t offset_bytes, uin
     return done < 0 ? (int)done : -ENOSPC; /* nothing written and no reason given: no room */
 }
 
+/* A sync gave @ret < 0. */
+static void sync_failed(const BlockNode *node, FileState *s, int ret)
+{
+    int none = 0;
+
+    if (!s->direct && atomic_compare_exchange_strong(&s->lost, &none, ret)) {
+        log_warn("block",
+                 "'%s': writing the page cache back failed: %s; what was written may be lost, so "
+                 "no flush succeeds from now on",
+                 node->name, error_strerror(ret));
+    }
+}
+
+/* What a write fails with before anything is synced. */
+static bool is_no_room(int ret)
+{
+    return ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG;
+}
+
 static co_fn int file_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                  const struct iovec *iov, int niov, BlkFlags flags)
 {
@@ -534,14 +558,23 @@ static co_fn int file_co_pwritev(BlockNode *node, uint64_t offset_bytes, uint64_
     if (likely(done == (int64_t)len_bytes)) {
         return 0;
     }
-    return write_rest(node, offset_bytes, len_bytes, iov, niov, rw_flags, done);
+    int ret = write_rest(node, offset_bytes, len_bytes, iov, niov, rw_flags, done);
+
+    if (ret < 0 && rw_flags && !is_no_room(ret)) {
+        sync_failed(node, s, ret);
+    }
+    return ret;
 }
 
 static co_fn int file_co_flush(BlockNode *node)
 {
     FileState *s = node->state;
+    int ret = aio_co_fdatasync(&s->file);
 
-    return aio_co_fdatasync(&s->file);
+    if (ret < 0) {
+        sync_failed(node, s, ret);
+    }
+    return ret < 0 ? ret : atomic_load(&s->lost);
 }
 
 /* --- discard and write-zeroes --- */

@@ -36,6 +36,7 @@ static struct Hook {
     int fallocate_ret;    /* instead of the call when negative */
     int blocking_ret;     /* likewise */
     int transfer_ret;
+    int sync_ret;
     unsigned nb_transfers, nb_fallocates, nb_blocking, nb_syncs;
     int last_mode;
     int last_rw_flags;
@@ -89,7 +90,7 @@ int64_t __wrap_aio_co_pwritev(AioFile *file, const struct iovec *iov, int niov,
 int __wrap_aio_co_fdatasync(AioFile *file)
 {
     hook.nb_syncs++;
-    return __real_aio_co_fdatasync(file);
+    return hook.sync_ret < 0 ? hook.sync_ret : __real_aio_co_fdatasync(file);
 }
 
 int __wrap_aio_co_fallocate(AioFile *file, int mode, uint64_t offset_bytes, uint64_t len_bytes)
@@ -319,6 +320,61 @@ TEST(file, stable_write_asks_the_kernel_for_it_and_flush_syncs)
     blk = must_open(p.path, "readonly=on");
     EXPECT_EQ(blk_close(blk), 0);
     EXPECT_EQ(hook.nb_syncs, 3u); /* nothing to flush */
+    place_finish(&p);
+}
+
+/* The kernel tells of a failed write-back once: a second sync that succeeds says nothing of it. */
+TEST(file, flush_of_a_page_cache_that_failed_once_never_succeeds_again)
+{
+    Place p;
+    BlockBackend *blk;
+    char buf[512] = { 0 };
+
+    place_init(&p);
+    make_file(p.path, 64 * KIB, 'a');
+    blk = must_open(p.path, "cache=writeback");
+    EXPECT_EQ(run_write(blk, 0, 512, buf, 0), 0);
+    hook.sync_ret = -EIO;
+    EXPECT_EQ(run_flush(blk), -EIO);
+    hook.sync_ret = 0;
+    EXPECT_EQ(run_flush(blk), -EIO);
+    EXPECT_EQ(run_write(blk, 0, 512, buf, 0), 0); /* what does not need a flush goes on */
+    EXPECT_EQ(run_flush(blk), -EIO);
+    EXPECT_EQ(blk_close(blk), -EIO);
+
+    blk = must_open(p.path, "cache=writeback"); /* a new beginning */
+    EXPECT_EQ(run_flush(blk), 0);
+    /* A stable write syncs, too, and may be told what was about others; but not that there is no
+     * room, which is about itself. */
+    hook.transfer_ret = -ENOSPC;
+    EXPECT_EQ(run_write(blk, 0, 512, buf, BLK_FUA), -ENOSPC);
+    hook.transfer_ret = -ENODEV;
+    EXPECT_EQ(run_write(blk, 0, 512, buf, 0), -ENODEV);
+    hook.transfer_ret = 0;
+    EXPECT_EQ(run_flush(blk), 0);
+    hook.transfer_ret = -EIO;
+    EXPECT_EQ(run_write(blk, 0, 512, buf, BLK_FUA), -EIO);
+    hook.transfer_ret = 0;
+    EXPECT_EQ(run_write(blk, 0, 512, buf, BLK_FUA), 0);
+    EXPECT_EQ(run_flush(blk), -EIO);
+    EXPECT_EQ(blk_close(blk), -EIO);
+    place_finish(&p);
+}
+
+/* Without the page cache what was written is with the device, which may be asked again. */
+TEST(file, flush_that_failed_may_succeed_later_without_page_cache)
+{
+    Place p;
+    BlockBackend *blk;
+
+    place_init(&p);
+    make_file(p.path, 64 * KIB, 'a');
+    blk = must_open(p.path, "cache=none");
+    hook.sync_ret = -EIO;
+    EXPECT_EQ(run_flush(blk), -EIO);
+    hook.sync_ret = 0;
+    EXPECT_EQ(run_flush(blk), 0);
+    EXPECT_EQ(blk_close(blk), 0);
     place_finish(&p);
 }
 
