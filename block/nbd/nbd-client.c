@@ -329,11 +329,31 @@ static co_fn void send_request(NbdConn *conn, NbdPending *p)
     }
 }
 
+/* What the server does not have to offer any more when it is connected to again. */
+static bool may_send(const NbdConn *conn, const NbdOp *op)
+{
+    switch (op->command) {
+    case NBD_CMD_BLOCK_STATUS:
+        return conn->export.has_status;
+    case NBD_CMD_CACHE:
+        return conn->export.flags & NBD_FLAG_SEND_CACHE;
+    case NBD_CMD_WRITE_ZEROES:
+        return !(op->flags & NBD_CMD_FLAG_FAST_ZERO) ||
+               (conn->export.flags & NBD_FLAG_SEND_FAST_ZERO);
+    default:
+        return true;
+    }
+}
+
 /* @p has a slot. */
 static co_fn int conn_co_exchange(NbdConn *conn, NbdPending *p)
 {
-    send_request(conn, p);
-    wait_until_done(conn, p);
+    if (may_send(conn, p->op)) {
+        send_request(conn, p);
+        wait_until_done(conn, p);
+    } else {
+        p->ret = -EOPNOTSUPP;
+    }
     free_slot(conn, p);
     return p->ret;
 }

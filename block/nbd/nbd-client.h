@@ -51,7 +51,7 @@ NbdClient *nbd_client_create(const NbdClientParams *params, Error *err) NONNULL(
 void nbd_client_destroy(NbdClient *client);
 
 /* nbd_client_export - as it was when we first connected; each new connection has to offer as
- * much, but for the length */
+ * much, but for the length, and for what can be done without: block status, CACHE, FAST_ZERO */
 const NbdExport *nbd_client_export(const NbdClient *client) NONNULL(1);
 /* nbd_client_length - in bytes, as the latest connection was told. Any thread. */
 uint64_t nbd_client_length(const NbdClient *client) NONNULL(1);
@@ -72,7 +72,8 @@ typedef struct NbdOp {
 /*
  * nbd_client_co_request - send @op and wait for its reply
  * The caller sees to it that the server takes such a command, with such a length.
- * Errors: what the server said; -EIO when it is not reached, or breaks the protocol; -ENOMEM
+ * Errors: what the server said; -EIO when it is not reached, or breaks the protocol; -EOPNOTSUPP it
+ *         has come back without what @op needs; -ENOMEM
  */
 co_fn int nbd_client_co_request(NbdClient *client, NbdOp *op) NONNULL(1, 2) WARN_UNUSED;
 

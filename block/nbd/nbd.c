@@ -441,14 +441,14 @@ static co_fn int nbd_co_block_status(BlockNode *node, uint64_t offset_bytes, uin
         *ret_len_bytes = len_bytes;
         return BLK_STATUS_ZERO;
     }
-    if (!export->has_status) {
-        *ret_len_bytes = MIN(len_bytes, s->export_bytes - offset_bytes);
-        return BLK_STATUS_DATA;
-    }
     op.len_bytes =
         MIN(MIN(ALIGN_UP(offset_bytes + len_bytes, alignment), s->export_bytes) - start_bytes,
             max_bytes);
-    ret = nbd_client_co_request(s->client, &op);
+    ret = export->has_status ? nbd_client_co_request(s->client, &op) : -EOPNOTSUPP;
+    if (ret == -EOPNOTSUPP) {
+        *ret_len_bytes = MIN(len_bytes, s->export_bytes - offset_bytes);
+        return BLK_STATUS_DATA;
+    }
     if (ret < 0) {
         return ret;
     }

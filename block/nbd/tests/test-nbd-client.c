@@ -596,6 +596,118 @@ TEST(nbd_client, an_attempt_that_fails_is_for_all_who_have_waited_for_it)
     server_stop(main);
 }
 
+/* What an export had when it was first connected to, and what it has after that. */
+typedef struct ComeBack {
+    NbdHeaders headers_first, headers;
+    uint16_t flags_first, flags;
+    ServerContext context;
+    NbdBlockSizes sizes;
+} ComeBack;
+
+#define FIRST_FLAGS                                                                                \
+    (NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |   \
+     NBD_FLAG_SEND_CACHE | NBD_FLAG_SEND_FAST_ZERO)
+
+static const ComeBack as_it_was = {
+    .headers_first = NBD_HEADERS_STRUCTURED,
+    .headers = NBD_HEADERS_STRUCTURED,
+    .flags_first = FIRST_FLAGS,
+    .flags = FIRST_FLAGS,
+};
+
+/* The disk is open, and its first connection lost. */
+static main_fn BlockBackend *come_back(const ComeBack *c)
+{
+    BlockBackend *blk;
+
+    server_start(c->headers_first, gone);
+    server.flags = c->flags_first;
+    blk = disk_open("nbd+unix:///?socket=%s", server_path());
+    EXPECT_EQ(read_at(blk, 0), -EIO);
+    server.headers = c->headers;
+    server.flags = c->flags;
+    server.context = c->context;
+    server.sizes = c->sizes;
+    return blk;
+}
+
+static main_fn void come_back_finish(BlockBackend *blk)
+{
+    blk_close(blk);
+    server_stop(aio_main());
+}
+
+static main_fn void expect_come_back(const ComeBack *c, bool usable)
+{
+    BlockBackend *blk = come_back(c);
+    unsigned nb_requests = server.nb_requests;
+
+    EXPECT_EQ(read_at(blk, 0), usable ? 0 : -EIO);
+    EXPECT_EQ(server.nb_connections, 2);
+    EXPECT_EQ(server.nb_requests, nb_requests + usable);
+    come_back_finish(blk);
+}
+
+TEST(nbd_client, an_export_that_comes_back_with_less_than_writes_rely_on_is_not_used)
+{
+    static const uint16_t relied[] = { NBD_FLAG_SEND_FLUSH, NBD_FLAG_SEND_FUA, NBD_FLAG_SEND_TRIM,
+                                       NBD_FLAG_SEND_WRITE_ZEROES };
+    ComeBack c = as_it_was;
+
+    expect_come_back(&c, true);
+    for (unsigned i = 0; i < ARRAY_SIZE(relied); i++) {
+        c.flags = FIRST_FLAGS & ~relied[i];
+        expect_come_back(&c, false);
+    }
+    c.flags = FIRST_FLAGS | NBD_FLAG_READ_ONLY;
+    expect_come_back(&c, false);
+    c = as_it_was;
+    c.sizes = (NbdBlockSizes){ 512, 4096, NBD_PAYLOAD_BYTES_DEFAULT };
+    expect_come_back(&c, false);
+    c.sizes = (NbdBlockSizes){ 1, 4096, NBD_PAYLOAD_BYTES_DEFAULT / 2 };
+    expect_come_back(&c, false);
+    c = as_it_was;
+    c.headers_first = NBD_HEADERS_EXTENDED;
+    expect_come_back(&c, false);
+    c = as_it_was; /* more than before */
+    c.headers = NBD_HEADERS_EXTENDED;
+    c.flags_first = NBD_FLAG_SEND_FLUSH;
+    expect_come_back(&c, true);
+}
+
+/* A server is not asked for what it did not offer on this connection. */
+static main_fn void expect_done_without(const ComeBack *c)
+{
+    BlockBackend *blk = come_back(c);
+    uint64_t len_bytes = 0;
+    unsigned nb_requests;
+
+    EXPECT_EQ(read_at(blk, 0), 0);
+    nb_requests = server.nb_requests;
+    EXPECT_EQ(run_status(blk, 512, SERVER_LENGTH_BYTES - 512, &len_bytes), BLK_STATUS_DATA);
+    EXPECT_EQ(len_bytes, SERVER_LENGTH_BYTES - 512);
+    EXPECT_EQ(run_zeroes(blk, 0, 512, BLK_NO_FALLBACK), -EOPNOTSUPP);
+    EXPECT_EQ(prefetch(blk, 0, 512), -EOPNOTSUPP);
+    EXPECT_EQ(server.nb_requests, nb_requests);
+    EXPECT_EQ(run_zeroes(blk, 0, 512, 0), 0);
+    EXPECT_EQ(server.nb_requests, nb_requests + 1);
+    EXPECT_EQ(server.nb_connections, 2);
+    come_back_finish(blk);
+}
+
+TEST(nbd_client, what_an_export_lacks_when_it_comes_back_is_done_without)
+{
+    ComeBack c = as_it_was;
+
+    c.flags &= ~(NBD_FLAG_SEND_CACHE | NBD_FLAG_SEND_FAST_ZERO);
+    c.context = CONTEXT_REFUSED;
+    expect_done_without(&c);
+    c.headers = NBD_HEADERS_SIMPLE;
+    expect_done_without(&c);
+    c.headers_first = c.headers = NBD_HEADERS_EXTENDED;
+    expect_done_without(&c);
+}
+
 /* --- opening --- */
 
 static void show_cb(void *opaque)
