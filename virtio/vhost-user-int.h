@@ -25,7 +25,8 @@
      1ull << VHOST_USER_PROTOCOL_F_BACKEND_REQ | 1ull << VHOST_USER_PROTOCOL_F_CONFIG |            \
      1ull << VHOST_USER_PROTOCOL_F_RESET_DEVICE | 1ull << VHOST_USER_PROTOCOL_F_STATUS |           \
      1ull << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_USER_PROTOCOL_F_LOG_SHMFD | \
-     1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD)
+     1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD |                                                \
+     1ull << VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT)
 
 /* What a client has said of a ring. */
 typedef struct VhuVring {

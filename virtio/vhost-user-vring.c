@@ -5,6 +5,12 @@
  *        ^                                          <--SET_VRING_ENABLE 0--
  *        +---- GET_VRING_BASE, from either ---------------------------------------+
  *
+ * A ring that stops is drained first: its requests, and what another process had left of it, are
+ * done. Or it is suspended, where requests in flight are kept for who comes next: that waits only for
+ * what the storage is at, and leaves the rest there, for the next start here or in another process.
+ * So it is when the client goes, and, where VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT was agreed
+ * on, at GET_VRING_BASE and at SET_VRING_ENABLE 0, which comes before that.
+ *
  * A client that did not acknowledge VHOST_USER_F_PROTOCOL_FEATURES knows no enabling: its rings
  * are enabled from the start. The queue itself is started when the ring runs and everything is
  * known that it needs (features, addresses), in whichever order that came; it begins by serving
@@ -137,18 +143,29 @@ static co_fn int start_queue(VhuSession *session, unsigned index, Error *err)
     return 0;
 }
 
-static co_fn void stop_queue(VhuSession *session, unsigned index)
+/* @suspend  if requests in flight are kept */
+static co_fn void stop_queue(VhuSession *session, unsigned index, bool suspend)
 {
     VirtQueue *vq = queue_of(session, index);
     VhuVring *vring = &session->vrings[index];
 
-    if (vq->started) {
-        vdev_co_queue_stop(session->server->vdev, vq);
-        vring->base = vq_base(vq);
-        /* If it was paused, the region still tells what it has not come to. */
-        vring->base_ours = atomic_load(&vq->broken) || !vq_tracker_has_work(&vring->tracker);
-        forget_queue(session, index);
+    if (!vq->started) {
+        return;
     }
+    if (suspend && (vring->tracker.split || vring->tracker.packed)) {
+        vdev_co_queue_suspend(session->server->vdev, vq);
+    } else {
+        vdev_co_queue_stop(session->server->vdev, vq);
+    }
+    vring->base = vq_base(vq);
+    /* The region tells what was left, be it that the queue was paused. */
+    vring->base_ours = atomic_load(&vq->broken) || !vq_tracker_keeps(&vring->tracker);
+    forget_queue(session, index);
+}
+
+static bool suspends_rings(const VhuSession *session)
+{
+    return vhu_session_has(session, VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT);
 }
 
 co_fn int vhu_vrings_co_update(VhuSession *session, Error *err)
@@ -162,18 +179,18 @@ co_fn int vhu_vrings_co_update(VhuSession *session, Error *err)
         if (runs && !started) {
             ret = start_queue(session, i, err);
         } else if (!runs && started) {
-            stop_queue(session, i);
+            stop_queue(session, i, suspends_rings(session));
         }
     }
     return ret;
 }
 
-co_fn void vhu_vrings_co_reset(VhuSession *session)
+static co_fn void reset_rings(VhuSession *session, bool suspend)
 {
     for (unsigned i = 0; i < session->server->vdev->nb_queues; i++) {
         VhuVring *vring = &session->vrings[i];
 
-        stop_queue(session, i);
+        stop_queue(session, i, suspend);
         close_fd(&vring->kick_fd);
         /* QEMU asks for the base after it has reset the device. */
         *vring = (VhuVring){ .size = VQ_SIZE_MAX,
@@ -185,9 +202,14 @@ co_fn void vhu_vrings_co_reset(VhuSession *session)
     }
 }
 
+co_fn void vhu_vrings_co_reset(VhuSession *session)
+{
+    reset_rings(session, false);
+}
+
 co_fn void vhu_vrings_co_stop(VhuSession *session)
 {
-    vhu_vrings_co_reset(session);
+    reset_rings(session, true);
     for (unsigned i = 0; i < session->server->vdev->nb_queues; i++) {
         close_fd(&session->vrings[i].call_fd);
         close_fd(&session->vrings[i].err_fd);
@@ -317,7 +339,7 @@ co_fn int vhu_vring_co_get_base(VhuSession *session, VhuMsg *msg, Error *err)
     if (ret < 0) {
         return ret;
     }
-    stop_queue(session, state.index);
+    stop_queue(session, state.index, suspends_rings(session));
     vring->kick_given = false;
     close_fd(&vring->kick_fd);
     state.num = vring->base.avail;

@@ -4,7 +4,8 @@
  * As the disk's policy says it is reported to the guest, taken for done, or held: it waits, the
  * owner of the device is told to stop the guest, and when it says so the request is made again. A
  * queue that is halted (a reset of the device, the end of the machine) reports what it holds, so
- * nobody waits for a guest that is stopped.
+ * nobody waits for a guest that is stopped. One that is suspended leaves it, and what fails
+ * meanwhile, to who starts it next: to the guest all that is still in flight.
  *
  * What the guest itself has done wrong, and what the storage cannot do at all, is always reported.
  *
@@ -76,6 +77,16 @@ static co_fn bool co_hold(VirtioBlk *vblk, unsigned queue, bool is_write, int er
     return held.again;
 }
 
+/* Also of a request that was held. */
+static bool stays_in_flight(VirtioBlk *vblk, unsigned queue, int *ret)
+{
+    if (!vq_suspends(&vblk->vdev.queues[queue])) {
+        return false;
+    }
+    *ret = VIRTIO_BLK_SUSPENDED;
+    return true;
+}
+
 static void tell(VirtioBlk *vblk, bool is_write, bool ignored, int error)
 {
     if (vblk->stop_ops && vblk->stop_ops->failed && !is_guests_fault(error)) {
@@ -85,13 +96,20 @@ static void tell(VirtioBlk *vblk, bool is_write, bool ignored, int error)
 
 co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, int *ret)
 {
+    if (!is_guests_fault(*ret) && stays_in_flight(vblk, queue, ret)) {
+        return false;
+    }
     switch (policy_for(vblk, is_write, *ret)) {
     case VIRTIO_BLK_IGNORE:
         tell(vblk, is_write, true, *ret);
         *ret = 0;
         return false;
     case VIRTIO_BLK_STOP:
-        return co_hold(vblk, queue, is_write, *ret);
+        if (co_hold(vblk, queue, is_write, *ret)) {
+            return true;
+        }
+        stays_in_flight(vblk, queue, ret);
+        return false;
     default:
         tell(vblk, is_write, false, *ret);
         return false;

@@ -15,6 +15,9 @@
 
 #define SECTOR_BYTES 512
 
+/* The result of a request that is left to who starts the queue next. */
+#define VIRTIO_BLK_SUSPENDED (-ECANCELED)
+
 struct VirtioBlk {
     VirtioDevice vdev;
 
@@ -62,7 +65,7 @@ int virtio_blk_errors_init(VirtioBlk *vblk, unsigned nb_queues)
     NONNULL(1) WARN_UNUSED; /* -ENOMEM */
 void virtio_blk_errors_finish(VirtioBlk *vblk) NONNULL(1);
 /* virtio_blk_co_again - the storage has failed a request with @ret: true when it is to be made
- * again; false when *ret is its result. Home of the queue. */
+ * again; false when *ret is its result, perhaps VIRTIO_BLK_SUSPENDED. Home of the queue. */
 co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, int *ret)
     NONNULL(1, 4);
 /* VirtioDeviceOps.halting, .holds */

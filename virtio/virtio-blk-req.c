@@ -7,7 +7,8 @@
  *
  * Invariants:
  *   (1) Every element that was popped is pushed exactly once, with its status byte written exactly
- *       once before that; or, if it has no writable byte at all, detached and the queue broken.
+ *       once before that; or, if it has no writable byte at all, detached and the queue broken; or,
+ *       if its storage fails while the queue is suspended, left, with no status byte written.
  *   (2) The header and discard ranges are copied before they are looked at.
  *   (3) Nothing reaches the backend whose range does not lie within the capacity.
  *   (4) Ranges of a discard or write-zeroes are all checked before the first is carried out.
@@ -327,6 +328,10 @@ void virtio_blk_req_entry(void *opaque)
         req.type = le32toh(header.type);
         req.sector = le64toh(header.sector);
         ret = carry_out(&req);
+    }
+    if (unlikely(ret == VIRTIO_BLK_SUSPENDED) && vq_suspends(elem->vq)) {
+        vq_leave(elem->vq, elem);
+        return;
     }
     if (likely(req.op != BLK_ACCT_NB_OPS)) {
         blk_acct_end(acct, req.op, start_ns, req.len_bytes, ret < 0);

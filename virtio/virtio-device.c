@@ -22,6 +22,8 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 
+#include "virtio/virtqueue-track.h"
+
 #define STATUS_STEPS                                                                               \
     (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |          \
      VIRTIO_CONFIG_S_DRIVER_OK)
@@ -311,6 +313,16 @@ co_fn void vdev_co_queue_stop(VirtioDevice *vdev, VirtQueue *vq)
     co_mutex_lock(&vdev->lock);
     vq_co_take_left(vq);
     queue_halt(vdev, vq);
+    vq->cfg_enabled = false;
+    co_mutex_unlock(&vdev->lock);
+}
+
+co_fn void vdev_co_queue_suspend(VirtioDevice *vdev, VirtQueue *vq)
+{
+    co_mutex_lock(&vdev->lock);
+    atomic_store(&vq->tracker->suspending, true);
+    queue_halt(vdev, vq);
+    atomic_store(&vq->tracker->suspending, false);
     vq->cfg_enabled = false;
     co_mutex_unlock(&vdev->lock);
 }

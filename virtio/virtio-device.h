@@ -147,10 +147,15 @@ co_fn void vdev_co_queue_enable(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2)
  * vdev_co_queue_stop - returns when the ring is no longer used, and what another process had left of
  *                      it is done; the configuration may be changed then, and the base is where it
  *                      stands. Started or not.
+ * vdev_co_queue_suspend - likewise, but what was left stays so, and requests that fail meanwhile are
+ *                      left, too, in the queue's tracker, which keeps requests in flight. What the
+ *                      storage is at is waited for: it cannot be called back, and would come
+ *                      after its repetition.
  */
 co_fn int vdev_co_queue_start(VirtioDevice *vdev, VirtQueue *vq, Error *err)
     NONNULL(1, 2) WARN_UNUSED;
 co_fn void vdev_co_queue_stop(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
+co_fn void vdev_co_queue_suspend(VirtioDevice *vdev, VirtQueue *vq) NONNULL(1, 2);
 /* vdev_co_queue_set_interrupt - another eventfd (-1 = none) for a queue's interrupts; when this
  * returns the one before is not used any more */
 co_fn void vdev_co_queue_set_interrupt(VirtioDevice *vdev, VirtQueue *vq, int fd) NONNULL(1, 2);

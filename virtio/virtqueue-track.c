@@ -199,6 +199,11 @@ int vq_tracker_pop(VirtQueue *vq, VqElem *elem)
     return ret;
 }
 
+bool vq_tracker_keeps(const VqTracker *tracker)
+{
+    return vq_tracker_has_work(tracker) || tracker->nb_suspended > 0;
+}
+
 /* --- giving back --- */
 
 void vq_tracker_push(VirtQueue *vq, const VqElem *elem)
@@ -213,6 +218,16 @@ void vq_tracker_push(VirtQueue *vq, const VqElem *elem)
         (VqDone){ .entry = tracker->packed ? tracked->entry : elem->head,
                   .last = tracked->last,
                   .slot = vq->is_packed ? vq->packed.used.slot : 0 };
+}
+
+void vq_tracker_leave(VirtQueue *vq, const VqElem *elem)
+{
+    VqTracker *tracker = vq->tracker;
+
+    if (tracker->log) {
+        log_data(vq, tracker->log, tracked_of(vq, elem));
+    }
+    tracker->nb_suspended++;
 }
 
 static void link_split(VqTracker *tracker)

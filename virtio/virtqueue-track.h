@@ -79,6 +79,8 @@ typedef struct VqTracker {
     uint64_t counter;    /* of the next request */
     VqLeft *left;        /* in order, still to be done; nb_entries at most */
     unsigned nb_left, next_left;
+    _Atomic bool suspending; /* main: what fails now is for who comes next */
+    unsigned nb_suspended;   /* left so by us */
     uint16_t *left_num; /* packed: for each entry that a chain left begins with, how many it has */
     struct vring_packed_desc *scratch; /* packed: a chain that was left */
     uint16_t *links;                   /* packed: our copy of the entries' links */
@@ -124,6 +126,9 @@ int vq_tracker_resume_packed(VqTracker *tracker, VhostUserQueuePacked *region, u
                              struct vring_packed_desc *desc, unsigned size, VqBase *ret_base,
                              Error *err) NONNULL(1, 2, 4, 6) WARN_UNUSED;
 
+/* vq_tracker_keeps - something is in flight for who comes next. The queue is stopped. */
+bool vq_tracker_keeps(const VqTracker *tracker) NONNULL(1);
+
 /* --- for virtqueue.c; home --- */
 
 /* vq_tracker_pop - as vring_pop(), what was left first */
@@ -131,6 +136,8 @@ int vq_tracker_pop(VirtQueue *vq, VqElem *elem) NONNULL(1, 2) WARN_UNUSED;
 bool vq_tracker_has_work(const VqTracker *tracker) NONNULL(1);
 /* vq_tracker_push - before vring_push() */
 void vq_tracker_push(VirtQueue *vq, const VqElem *elem) NONNULL(1, 2);
+/* vq_tracker_leave - @elem goes, and stays marked; what was written of its buffers is logged */
+void vq_tracker_leave(VirtQueue *vq, const VqElem *elem) NONNULL(1, 2);
 /* vq_tracker_publish - does vring_publish(), with what must come before it and after it */
 void vq_tracker_publish(VirtQueue *vq) NONNULL(1);
 

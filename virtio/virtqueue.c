@@ -414,6 +414,18 @@ void vq_detach(VirtQueue *vq, VqElem *elem)
     elem_free(vq, elem);
 }
 
+bool vq_suspends(const VirtQueue *vq)
+{
+    return vq->tracker && atomic_load(&vq->tracker->suspending);
+}
+
+void vq_leave(VirtQueue *vq, VqElem *elem)
+{
+    assert(elem->in_use && vq_suspends(vq));
+    vq_tracker_leave(vq, elem);
+    elem_free(vq, elem);
+}
+
 void vq_publish(VirtQueue *vq)
 {
     if (vq->used_idx != vq->used_published) {

@@ -243,6 +243,13 @@ void vq_push(VirtQueue *vq, VqElem *elem, uint32_t written_bytes) NONNULL(1, 2);
  * the slots of a packed ring do not come back. Home. */
 void vq_detach(VirtQueue *vq, VqElem *elem) NONNULL(1, 2);
 
+/* vq_suspends - the queue is about to stop, and a request of it that fails now can wait for who
+ * starts it next: vq_leave() instead of vq_push(). Home. */
+bool vq_suspends(const VirtQueue *vq) NONNULL(1);
+/* vq_leave - give the element back unanswered; it stays marked as in flight in the memory that
+ * outlives us (virtqueue-track.h). Only while vq_suspends(). Home. */
+void vq_leave(VirtQueue *vq, VqElem *elem) NONNULL(1, 2);
+
 /* vq_publish - let the driver see what was pushed; the interrupt is decided at the end of the pass.
  * Home. */
 void vq_publish(VirtQueue *vq) NONNULL(1);

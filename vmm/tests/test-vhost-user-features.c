@@ -4,6 +4,7 @@
  */
 #include <linux/virtio_blk.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -102,6 +103,34 @@ TEST(vhost_user_features, the_log_tells_of_written_pages_while_it_is_on)
 TEST(vhost_user_features, the_log_tells_of_packed_rings_too)
 {
     log_written_pages(&(VfeClientParams){ .packed = true });
+}
+
+/* A read that fails may have come half of the way. */
+TEST(vhost_user_features, the_log_tells_of_pages_that_a_suspended_request_may_have_written)
+{
+    RingDriver *ring = &client.queues[0].ring;
+    uint32_t base;
+
+    fixture_start(SERVER_PENSTOCK,
+                  "driver=faulty,file.path=IMAGE,rule0.op=read,rule0.delay-ns=3600000000000,"
+                  "rule0.error=EIO",
+                  NULL);
+    fixture_connect(&(VfeClientParams){ .protocol_features = UINT64_MAX });
+    log_open();
+    set_log(true);
+    vfe_slot_add(&slot, ring, VIRTIO_BLK_T_IN, 0, BLOCK_BYTES, false);
+    vfe_queue_submit(&client.queues[0]);
+    while (!__atomic_load_n(&vfe_inflight_split(&client, 0)->desc[slot.head].inflight,
+                            __ATOMIC_ACQUIRE)) {
+        sched_yield();
+    }
+    log_clear();
+    ASSERT_EQ(vfe_get_vring_base(&client, 0, &base), 0);
+    EXPECT_EQ(ring_used_index(ring), 0);
+    EXPECT_TRUE(is_logged(slot.data_gpa));
+    EXPECT_FALSE(is_logged(ring->used_gpa));
+    log_close();
+    fixture_finish();
 }
 
 TEST(vhost_user_features, a_log_that_is_too_short_loses_bits_and_nothing_else)

@@ -8,6 +8,7 @@
  */
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 
@@ -402,6 +403,195 @@ TEST(inflight, a_queue_that_stops_at_once_forgets_nothing)
     free(slots);
     fixture_finish();
 }
+
+/* --- a ring that is suspended --- */
+
+#define NB_SUSPENDED 5
+
+static const uint64_t all_protocol_features = UINT64_MAX;
+static const uint64_t no_suspending = ~(1ull << VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT);
+
+/* Its first writes end only when something makes them, and then fail. */
+static const char stuck_disk[] = "driver=faulty,file.path=IMAGE,rule0.op=write,rule0.count=5,"
+                                 "rule0.delay-ns=3600000000000,rule0.error=EIO";
+
+static unsigned nb_marked(void)
+{
+    const VhostUserQueueSplit *split = client.inflight_map;
+    const VhostUserQueuePacked *packed = client.inflight_map;
+    unsigned nb = 0;
+
+    for (unsigned i = 0; i < QUEUE_SIZE; i++) {
+        const uint8_t *mark = client.queues[0].ring.is_packed ? &packed->desc[i].inflight
+                                                              : &split->desc[i].inflight;
+
+        nb += __atomic_load_n(mark, __ATOMIC_ACQUIRE) != 0;
+    }
+    return nb;
+}
+
+/* NB_SUSPENDED writes that the server has taken and that are stuck. */
+static void suspend_begin(uint64_t protocol_features, bool is_packed)
+{
+    fixture_start(SERVER_PENSTOCK, stuck_disk, NULL);
+    fixture_connect(
+        &(VfeClientParams){ .protocol_features = protocol_features, .packed = is_packed });
+    ring = &client.queues[0].ring;
+    ASSERT_EQ(ring->is_packed, is_packed);
+    for (unsigned i = 0; i < NB_SUSPENDED; i++) {
+        vfe_slot_init(&offered[i], &client.guest, BLOCK_BYTES);
+        fill_block(vfe_slot_data(&offered[i], &client.guest), 1000 + i);
+        *(uint8_t *)guest_ptr(&client.guest, offered[i].status_gpa) = 0xee;
+        vfe_slot_add(&offered[i], ring, VIRTIO_BLK_T_OUT, i * (BLOCK_BYTES / 512), BLOCK_BYTES,
+                     i % 2);
+    }
+    vfe_queue_submit(&client.queues[0]);
+    while (nb_marked() < NB_SUSPENDED) {
+        sched_yield();
+    }
+}
+
+static void expect_nothing_answered(void)
+{
+    uint32_t head, len;
+
+    EXPECT_FALSE(ring_next_used(ring, &head, &len));
+    EXPECT_EQ(nb_marked(), NB_SUSPENDED);
+    for (unsigned i = 0; i < NB_SUSPENDED; i++) {
+        EXPECT_EQ(vfe_slot_status(&offered[i], &client.guest), 0xee);
+    }
+}
+
+static void expect_answers(uint8_t status)
+{
+    bool seen[NB_SUSPENDED] = { false };
+    uint32_t head, len;
+
+    for (unsigned i = 0; i < NB_SUSPENDED; i++) {
+        ASSERT_EQ(vfe_queue_await(&client.queues[0], VFE_ANSWER_MS), 0);
+        ASSERT_TRUE(ring_next_used(ring, &head, &len));
+        for (unsigned j = 0; j < NB_SUSPENDED; j++) {
+            if (offered[j].head == head) {
+                EXPECT_FALSE(seen[j]);
+                seen[j] = true;
+            }
+        }
+        ring_free(ring, (uint16_t)head);
+    }
+    for (unsigned i = 0; i < NB_SUSPENDED; i++) {
+        EXPECT_TRUE(seen[i]);
+        EXPECT_EQ(vfe_slot_status(&offered[i], &client.guest), status);
+    }
+    EXPECT_FALSE(ring_next_used(ring, &head, &len));
+}
+
+static void expect_done_at_last(void)
+{
+    expect_answers(VIRTIO_BLK_S_OK);
+    for (unsigned i = 0; i < NB_SUSPENDED; i++) {
+        fixture_expect(0, i, 1000 + i);
+    }
+    ASSERT_EQ(vfe_client_stop(&client), 0);
+    EXPECT_EQ(nb_marked(), 0);
+    fixture_finish();
+}
+
+/* Another process goes on, with a disk in order. */
+static void take_over(void)
+{
+    server_start(&server, NB_QUEUES, "path=IMAGE", NULL);
+    ASSERT_EQ(vfe_client_connect(&client, server.socket_path), 0);
+    ASSERT_EQ(vfe_client_start(&client), 0);
+}
+
+static void goes_on_where_it_was_suspended(bool is_packed)
+{
+    uint32_t base;
+
+    suspend_begin(all_protocol_features, is_packed);
+    ASSERT_EQ(vfe_get_vring_base(&client, 0, &base), 0);
+    if (!is_packed) {
+        EXPECT_EQ(base, NB_SUSPENDED);
+    }
+    expect_nothing_answered();
+    ASSERT_EQ(vfe_start_queue(&client, 0, base), 0);
+    expect_done_at_last();
+}
+
+static void another_process_goes_on_where_it_was_suspended(bool is_packed)
+{
+    uint32_t base;
+
+    suspend_begin(all_protocol_features, is_packed);
+    ASSERT_EQ(vfe_get_vring_base(&client, 0, &base), 0);
+    server_kill(&server);
+    vfe_client_disconnect(&client);
+    expect_nothing_answered();
+    take_over();
+    expect_done_at_last();
+}
+
+/* As clients do it that stop all of a device. */
+static void disabling_suspends_too(bool is_packed)
+{
+    uint32_t base;
+
+    suspend_begin(all_protocol_features, is_packed);
+    ASSERT_EQ(vfe_set_vring_state(&client, VHOST_USER_SET_VRING_ENABLE, 0, 0), 0);
+    expect_nothing_answered();
+    ASSERT_EQ(vfe_get_vring_base(&client, 0, &base), 0);
+    expect_nothing_answered();
+    ASSERT_EQ(vfe_start_queue(&client, 0, base), 0);
+    expect_done_at_last();
+}
+
+/* Whatever the client has agreed to. */
+static void what_fails_while_the_server_ends_is_left(bool is_packed)
+{
+    suspend_begin(no_suspending, is_packed);
+    EXPECT_EQ(server_stop(&server), 0);
+    vfe_client_disconnect(&client);
+    expect_nothing_answered();
+    take_over();
+    expect_done_at_last();
+}
+
+static void without_suspending_a_ring_is_drained(bool is_packed)
+{
+    uint32_t base;
+
+    suspend_begin(no_suspending, is_packed);
+    ASSERT_EQ(vfe_get_vring_base(&client, 0, &base), 0);
+    EXPECT_EQ(nb_marked(), 0);
+    expect_answers(VIRTIO_BLK_S_IOERR);
+    fixture_finish();
+}
+
+static void a_reset_of_the_device_leaves_nothing(bool is_packed)
+{
+    suspend_begin(all_protocol_features, is_packed);
+    ASSERT_EQ(vfe_request(&client, VHOST_USER_RESET_DEVICE), 0);
+    expect_answers(VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(nb_marked(), 0);
+    fixture_finish();
+}
+
+#define ON_BOTH_RINGS(sentence)                                                                    \
+    TEST(inflight, sentence)                                                                       \
+    {                                                                                              \
+        sentence(false);                                                                           \
+    }                                                                                              \
+    TEST(inflight_packed, sentence)                                                                \
+    {                                                                                              \
+        sentence(true);                                                                            \
+    }
+
+ON_BOTH_RINGS(goes_on_where_it_was_suspended)
+ON_BOTH_RINGS(another_process_goes_on_where_it_was_suspended)
+ON_BOTH_RINGS(disabling_suspends_too)
+ON_BOTH_RINGS(what_fails_while_the_server_ends_is_left)
+ON_BOTH_RINGS(without_suspending_a_ring_is_drained)
+ON_BOTH_RINGS(a_reset_of_the_device_leaves_nothing)
 
 /* --- what no server has left there --- */
 
