@@ -1273,7 +1273,7 @@ TEST(vblk, a_file_holds_what_the_guest_wrote)
 
 TEST(vblk, a_disk_with_nothing_to_do_gets_its_first_request_without_the_others)
 {
-    AUTO_FD int fd = file_begin();
+    AUTO_FD int fd UNUSED = file_begin();
 
     if (strcmp(aio_context_monitor(aio_main()), "io_uring") != 0) {
         TEST_SKIP("worker threads take each request as it comes");
