@@ -6,9 +6,11 @@ guest makes the command line of either VMM, so that both get the same machine.
 
 import dataclasses
 import fcntl
+import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +26,7 @@ KVM_CREATE_VM = 0xAE01
 KVM_CREATE_VCPU = 0xAE41
 KVM_GET_TSC_KHZ = 0xAEA3
 LINE_LIMIT = 1 << 16
+CONTROL_WAIT_S = 60
 STOP = object()     # what on_line() returns to have the VMM killed
 
 
@@ -49,6 +52,7 @@ class Guest:
     second_disk: str = ""               # the path of a raw image
     serial: str = ""
     stats: str = ""                     # penstock: where to write counters
+    control: str = ""                   # where a QMP client is served
 
     def command(self):
         return getattr(self, "_" + self.vmm)()
@@ -77,6 +81,7 @@ class Guest:
             words += ["--disk", f"path={self.second_disk},queues=1"
                       f",iothreads={names[0]},transport={self.transport}"]
         words += ["--stats", self.stats] if self.stats else []
+        words += ["--control", self.control] if self.control else []
         return words
 
     def _qemu_disk(self, name, back, options):
@@ -115,7 +120,45 @@ class Guest:
             words += self._qemu_disk(
                 "d1", f"driver=file,filename={self.second_disk},aio=threads",
                 "num-queues=1")
+        if self.control:
+            words += ["-qmp", f"unix:{self.control},server=on,wait=off"]
         return words
+
+
+class Control:
+    """A QMP client of a VMM that listens at @path, from the first command on."""
+
+    def __init__(self, path):
+        self.path = path
+        self.socket = None
+        self.lines = None
+
+    def _connect(self):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(CONTROL_WAIT_S)
+        self.socket.connect(self.path)
+        self.lines = self.socket.makefile("r", encoding="utf-8")
+        self.lines.readline()   # the greeting
+        self.execute("qmp_capabilities")
+
+    def execute(self, command):
+        """Returns when it has been carried out; an error is an OSError."""
+        if not self.socket:
+            self._connect()
+        self.socket.sendall(json.dumps({"execute": command}).encode())
+        for line in self.lines:
+            answer = json.loads(line)
+            if "error" in answer:
+                raise OSError(f"{command}: {answer['error']['desc']}")
+            if "return" in answer:
+                return
+        raise OSError(f"{command}: the connection has ended")
+
+    def close(self):
+        if self.lines:
+            self.lines.close()
+        if self.socket:
+            self.socket.close()
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@
 #include "guest-tests/lib/cpu.h"
 #include "guest-tests/lib/mem.h"
 #include "guest-tests/lib/str.h"
+#include "guest-tests/lib/tsc.h"
 
 #include <stddef.h>
 
@@ -21,11 +22,29 @@
 #define RSDP_RSDT             16
 #define RSDP_XSDT             24
 #define FADT_DSDT             40
+#define FADT_SCI_INT          46
+#define FADT_SMI_CMD          48
+#define FADT_ACPI_ENABLE      52
+#define FADT_PM1A_EVENT       56
+#define FADT_PM1A_CONTROL     64
+#define FADT_PM1_EVENT_LENGTH 88
 #define FADT_X_DSDT           140
 #define FADT_FLAGS            112
 #define FADT_RESET_REGISTER   116
 #define FADT_RESET_VALUE      128
+#define FADT_NO_FIXED_BUTTON  (1u << 4)
 #define FADT_HAS_RESET        (1u << 10)
+#define FADT_HW_REDUCED       (1u << 20)
+#define PM1_SCI_ENABLED       1u
+#define ENABLE_WAIT_MS        2000
+#define MADT_ENTRIES          44
+#define MADT_OVERRIDE         2
+#define OVERRIDE_BYTES        10
+#define OVERRIDE_IRQ          3
+#define OVERRIDE_GSI          4
+#define OVERRIDE_FLAGS        8
+#define OVERRIDE_TRIGGER(flags) ((flags) >> 2 & 3)
+#define TRIGGER_EDGE          1
 #define GAS_ADDRESS           4
 #define GAS_SPACE_MEMORY      0
 #define GAS_SPACE_IO          1
@@ -125,6 +144,63 @@ void acpi_reset_machine(void)
     } else if (reg[0] == GAS_SPACE_IO) {
         cpu_outb((uint16_t)address, fadt[FADT_RESET_VALUE]);
     }
+}
+
+/* Where the MADT says that an interrupt of the ISA bus goes; else it is level-
+ * triggered, as an SCI is, at the input of its number. */
+static void override_sci(AcpiFixed *fixed)
+{
+    const uint8_t *madt = find_table("APIC");
+    uint32_t len = madt ? read32(madt + HEADER_LENGTH) : 0;
+
+    for (uint32_t i = MADT_ENTRIES; i + OVERRIDE_BYTES <= len && madt[i + 1];
+         i += madt[i + 1]) {
+        if (madt[i] == MADT_OVERRIDE &&
+            madt[i + OVERRIDE_IRQ] == fixed->sci_gsi) {
+            fixed->sci_gsi = read32(madt + i + OVERRIDE_GSI);
+            fixed->sci_level =
+                OVERRIDE_TRIGGER(madt[i + OVERRIDE_FLAGS]) != TRIGGER_EDGE;
+            return;
+        }
+    }
+}
+
+bool acpi_find_fixed(AcpiFixed *ret_fixed)
+{
+    const uint8_t *fadt = find_table("FACP");
+
+    if (!fadt || read32(fadt + FADT_FLAGS) & FADT_HW_REDUCED ||
+        !read32(fadt + FADT_PM1A_EVENT) || fadt[FADT_PM1_EVENT_LENGTH] < 4) {
+        return false;
+    }
+    ret_fixed->status_port = (uint16_t)read32(fadt + FADT_PM1A_EVENT);
+    ret_fixed->enable_port = (uint16_t)(ret_fixed->status_port +
+                                        fadt[FADT_PM1_EVENT_LENGTH] / 2);
+    ret_fixed->control_port = (uint16_t)read32(fadt + FADT_PM1A_CONTROL);
+    ret_fixed->power_button =
+        !(read32(fadt + FADT_FLAGS) & FADT_NO_FIXED_BUTTON);
+    ret_fixed->sci_gsi = fadt[FADT_SCI_INT];
+    ret_fixed->sci_level = true;
+    override_sci(ret_fixed);
+    return true;
+}
+
+bool acpi_enable(const AcpiFixed *fixed)
+{
+    const uint8_t *fadt = find_table("FACP");
+    uint64_t start = cpu_rdtsc();
+
+    if (!(cpu_inw(fixed->control_port) & PM1_SCI_ENABLED) && fadt &&
+        read32(fadt + FADT_SMI_CMD)) {
+        cpu_outb((uint16_t)read32(fadt + FADT_SMI_CMD), fadt[FADT_ACPI_ENABLE]);
+    }
+    while (!(cpu_inw(fixed->control_port) & PM1_SCI_ENABLED)) {
+        if (cpu_rdtsc() - start > tsc_from_ms(ENABLE_WAIT_MS)) {
+            return false;
+        }
+        cpu_pause();
+    }
+    return true;
 }
 
 static const uint8_t *find_dsdt(void)
