@@ -1,9 +1,16 @@
 /*
- * main.c - the program: which subcommand, and nothing else
+ * main.c - the program: which subcommand, and what holds for all of them
  *
  * Management programs start vhost-user back ends without a subcommand, so under another name it is
  * `penstock export`.
+ *
+ * Who starts it may have closed stdin, stdout or stderr. What is opened first would then take that
+ * number: the guest's console would be written to a disk, or the wake-up of the event loop be read
+ * as the guest's keyboard. So each of the three is open from the start, and not usable if it was
+ * not.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -57,7 +64,19 @@ static bool is_back_end(const char *path)
     return strcmp(slash ? slash + 1 : path, "penstock-vhost-user-blk") == 0;
 }
 
-int main(int argc, char **argv)
+/* /dev/null in the direction that nobody uses: a read of stdin or a write to the others fails, as
+ * it should. */
+static void hold_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) {
+            exit(MACHINE_EXIT_HOST_FAILURE); /* there may be nowhere to say why */
+        }
+    }
+}
+
+static int run_command(int argc, char **argv)
 {
     if (argc > 0 && is_back_end(argv[0])) {
         return cmd_export(argc, argv);
@@ -81,4 +100,22 @@ int main(int argc, char **argv)
     }
     cmd_complain("there is no command '%s'; see penstock --help", argv[1]);
     return MACHINE_EXIT_USAGE;
+}
+
+/* Results that nobody has got are no success. */
+static int check_output(int status)
+{
+    int ret = fflush(stdout) < 0 ? -errno : ferror(stdout) ? -EIO : 0;
+
+    if (ret < 0 && status == 0) {
+        cmd_complain("stdout: %s", error_strerror(ret));
+        return MACHINE_EXIT_HOST_FAILURE;
+    }
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    hold_standard_descriptors();
+    return check_output(run_command(argc, argv));
 }
