@@ -35,8 +35,9 @@ typedef struct VhuVring {
     bool enabled;    /* SET_VRING_ENABLE */
     bool kick_given; /* since the ring was stopped last: that is what starts it */
     uint32_t size;
-    VqBase base;    /* while the queue is stopped */
-    bool base_ours; /* this session has stopped it there */
+    VqBase base;     /* while the queue is stopped */
+    bool base_given; /* by SET_VRING_BASE or by a queue that has stopped */
+    bool base_ours;  /* this session has stopped it there */
     VqTracker tracker;
     int kick_fd, call_fd, err_fd; /* -1 = none */
 } VhuVring;

@@ -97,6 +97,14 @@ static int set_addresses(VhuSession *session, VirtQueue *vq, const VhuVring *vri
     return 0;
 }
 
+/* Where a ring begins that the client says nothing of; a packed one in its first lap. */
+static void default_base(const VhuSession *session, VhuVring *vring)
+{
+    if (!vring->base_given && (session->features >> VIRTIO_F_RING_PACKED & 1)) {
+        vring->base = (VqBase){ VQ_BASE_PACKED(0, 1), VQ_BASE_PACKED(0, 1) };
+    }
+}
+
 /* A queue with nothing to note has no tracker. Stopped or parked. */
 static void set_tracker(VhuSession *session, unsigned index)
 {
@@ -124,6 +132,7 @@ static co_fn int start_queue(VhuSession *session, unsigned index, Error *err)
     VhuVring *vring = &session->vrings[index];
     int ret = set_addresses(session, vq, vring, err);
 
+    default_base(session, vring);
     if (ret < 0 || (ret = vhu_inflight_begin(session, index, vq, err)) < 0) {
         return ret;
     }
@@ -158,6 +167,7 @@ static co_fn void stop_queue(VhuSession *session, unsigned index, bool suspend)
         vdev_co_queue_stop(session->server->vdev, vq);
     }
     vring->base = vq_base(vq);
+    vring->base_given = true;
     /* The region tells what was left, be it that the queue was paused. */
     vring->base_ours = atomic_load(&vq->broken) || !vq_tracker_keeps(&vring->tracker);
     forget_queue(session, index);
@@ -195,6 +205,7 @@ static co_fn void reset_rings(VhuSession *session, bool suspend)
         /* QEMU asks for the base after it has reset the device. */
         *vring = (VhuVring){ .size = VQ_SIZE_MAX,
                              .base = vring->base,
+                             .base_given = vring->base_given,
                              .base_ours = true,
                              .kick_fd = -1,
                              .call_fd = vring->call_fd,
@@ -325,6 +336,7 @@ co_fn int vhu_vring_co_set_base(VhuSession *session, VhuMsg *msg, Error *err)
 
     if (ret == 0) {
         vring->base = (VqBase){ .avail = (uint16_t)num, .used = (uint16_t)(num >> 16) };
+        vring->base_given = true;
     }
     return ret;
 }

@@ -573,7 +573,8 @@ int vfe_start_queue(VfeClient *client, unsigned index, uint32_t base)
     int ret = vfe_set_vring_state(client, VHOST_USER_SET_VRING_NUM, index, queue->ring.size);
 
     if (ret < 0 ||
-        (ret = vfe_set_vring_state(client, VHOST_USER_SET_VRING_BASE, index, base)) < 0 ||
+        (!client->params.without_base &&
+         (ret = vfe_set_vring_state(client, VHOST_USER_SET_VRING_BASE, index, base)) < 0) ||
         (ret = vfe_set_vring_addr(client, index, 0)) < 0 ||
         (ret = vfe_set_vring_fd(client, VHOST_USER_SET_VRING_ERR, index, queue->err_fd)) < 0 ||
         (ret = vfe_set_vring_fd(client, VHOST_USER_SET_VRING_CALL, index, call_fd)) < 0 ||

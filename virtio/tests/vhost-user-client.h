@@ -63,6 +63,7 @@ typedef struct VfeClientParams {
     uint64_t features;          /* taken of those offered; 0 = all that is known here */
     uint64_t protocol_features; /* likewise */
     bool packed;                /* take packed rings, too, if they are offered */
+    bool without_base;          /* SET_VRING_BASE is not sent */
     bool polls;                 /* no call descriptors: somebody looks at the rings */
 } VfeClientParams;
 

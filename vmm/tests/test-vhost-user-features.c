@@ -211,6 +211,26 @@ TEST(vhost_user_features, rings_without_protocol_features_need_no_enabling)
     fixture_finish();
 }
 
+static void begin_without_a_base(bool packed)
+{
+    fixture_start(SERVER_PENSTOCK, NULL, NULL);
+    fixture_connect(&(VfeClientParams){ .packed = packed, .without_base = true });
+    ASSERT_EQ(client.queues[1].ring.is_packed, packed);
+    fixture_write(1, 3, 3);
+    fixture_expect(1, 3, 3);
+    fixture_finish();
+}
+
+TEST(vhost_user_features, a_ring_without_a_base_begins_at_its_beginning)
+{
+    begin_without_a_base(false);
+}
+
+TEST(vhost_user_features, a_packed_ring_without_a_base_begins_at_its_beginning)
+{
+    begin_without_a_base(true);
+}
+
 /* As QEMU 7 stops a device: the base is asked for when all has been reset. */
 static void ask_for_bases_after_a_reset(bool packed)
 {
