@@ -171,3 +171,27 @@ boot_and_pause()
     echo "# $pauses pauses"
     result "$name" "$fault"
 }
+
+# boot_and_press NAME PENSTOCK COMMAND... - press the power button of a guest, once as
+# it runs and once while it is stopped; then it switches itself off
+boot_and_press()
+{
+    name=$1 penstock=$2 control=/tmp/penstock-case-control
+    shift 2
+    before=$(list_leftovers)
+    start "$@" --control "$control"
+    fault=
+    await 'waiting for the power button' "$pid" || fault="the guest does not start"
+    if [ -z "$fault" ]; then
+        "$penstock" ctl "$control" system_powerdown >/dev/null
+        await 'waiting to be stopped' "$pid" || fault="the guest has not heard of the press"
+    fi
+    if [ -z "$fault" ]; then
+        for command in stop system_powerdown cont; do
+            "$penstock" ctl "$control" "$command" >/dev/null || fault="$command is refused"
+        done
+    fi
+    await_end
+    [ -n "$fault" ] || fault=$(find_fault "$status" 0 clean)
+    result "$name" "$fault"
+}
