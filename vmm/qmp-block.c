@@ -355,7 +355,12 @@ static co_fn int co_block_resize(QmpTarget *target, const json_t *args, json_t *
 {
     QmpDisk *disk = named_disk(target, args, err);
 
-    return disk ? blk_truncate(disk->blk, qmp_arg_number(args, "size", 0), err) : -ENODEV;
+    if (!disk) {
+        return -ENODEV;
+    }
+    return qmp_arg_given(args, "size")
+               ? blk_truncate(disk->blk, qmp_arg_number(args, "size", 0), err)
+               : blk_refresh_length(disk->blk, err);
 }
 
 /* --- filters --- */
@@ -642,12 +647,13 @@ const QmpCommand qmp_block_commands[] = {
       .help = "requests and latencies of each disk that is a device, and its queues",
       .co_run = co_query_blockstats },
     { .name = "block_resize",
-      .help = "make a disk longer or shorter; the guest is told",
+      .help = "make a disk longer or shorter, without size as long as its image is now; the guest "
+              "is told",
       .flags = QMP_CHANGES,
       .co_run = co_block_resize,
       .args = { { "device", QMP_STRING, true },
                 { "node-name", QMP_STRING, true },
-                { "size", QMP_SIZE } } },
+                { "size", QMP_SIZE, true } } },
     { .name = "block_set_io_throttle",
       .help = "limit bytes and requests a second; what is not given, or 0, is no limit",
       .flags = QMP_CHANGES,

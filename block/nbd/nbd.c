@@ -466,9 +466,12 @@ static co_fn int nbd_co_block_status(BlockNode *node, uint64_t offset_bytes, uin
 static co_fn int nbd_co_get_length(BlockNode *node, uint64_t *ret_length_bytes)
 {
     NbdState *s = node->state;
-    int ret = nbd_client_co_probe(s->client, NULL);
+    Error reason;
+    int ret = nbd_client_co_probe(s->client, &reason);
 
-    if (ret == 0) {
+    if (ret < 0) {
+        log_warn("nbd", "'%s': cannot ask for the length: %s", node->name, reason.msg);
+    } else {
         ret = take_length(node);
     }
     if (ret == 0) {
