@@ -5,6 +5,10 @@
  * there is one. /proc/PID/fdinfo/FD has a line "lock:" for each lock of a description, so the
  * holder is looked for there. That is for the message alone: what another user's processes hold
  * stays unknown.
+ *
+ * Other processes' descriptors are of any file system, also of one that does not answer. So they
+ * are not asked for: the line has the inode's number, and the one descriptor that it fits is looked
+ * at by what the kernel knows already.
  */
 #include "block/file-lock.h"
 
@@ -16,6 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,8 +31,8 @@
 
 /* --- who holds it --- */
 
-/* Descriptor @name of the process whose fdinfo is @fdinfo_fd has a lock. */
-static bool has_lock(int fdinfo_fd, const char *name)
+/* Descriptor @name of the process whose fdinfo is @fdinfo_fd has a lock on an inode @ino. */
+static bool has_lock(int fdinfo_fd, const char *name, uint64_t ino)
 {
     int fd = openat(fdinfo_fd, name, O_RDONLY | O_CLOEXEC);
     FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
@@ -41,17 +46,28 @@ static bool has_lock(int fdinfo_fd, const char *name)
         return false;
     }
     while (!found && fgets(line, sizeof(line), f)) {
-        found = strncmp(line, "lock:", 5) == 0;
+        uint64_t seen;
+
+        found = sscanf(line, "lock: %*u: %*s %*s %*s %*d %*x:%*x:%" SCNu64, &seen) == 1 &&
+                seen == ino;
     }
     fclose(f);
     return found;
+}
+
+static bool is_file(int dir_fd, const char *name, const struct stat *st)
+{
+    struct statx seen;
+
+    return statx(dir_fd, name, AT_STATX_DONT_SYNC, STATX_INO, &seen) == 0 &&
+           makedev(seen.stx_dev_major, seen.stx_dev_minor) == st->st_dev &&
+           seen.stx_ino == st->st_ino;
 }
 
 /* Process @pid has a descriptor of the file @st with a lock. */
 static bool holds_lock(const char *pid, const struct stat *st)
 {
     char path[64];
-    struct stat seen;
     bool found = false;
 
     snprintf(path, sizeof(path), "/proc/%.20s/fdinfo", pid);
@@ -66,8 +82,8 @@ static bool holds_lock(const char *pid, const struct stat *st)
     }
     while (!found && (entry = readdir(dir)) != NULL) {
         found = isdigit((unsigned char)entry->d_name[0]) &&
-                fstatat(dirfd(dir), entry->d_name, &seen, 0) == 0 && seen.st_dev == st->st_dev &&
-                seen.st_ino == st->st_ino && has_lock(fdinfo_fd, entry->d_name);
+                has_lock(fdinfo_fd, entry->d_name, st->st_ino) &&
+                is_file(dirfd(dir), entry->d_name, st);
     }
     closedir(dir);
     return found;

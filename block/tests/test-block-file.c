@@ -638,6 +638,70 @@ TEST(file, another_process_that_has_a_lock_is_named)
 
 /* --- discard and write-zeroes --- */
 
+/* A descriptor of a FUSE file system that nobody serves; -1 where there cannot be one. */
+static int open_stuck(void)
+{
+    char folder[] = "/tmp/penstock-stuck.XXXXXX", options[96];
+    int fuse_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC), fd = -1;
+
+    snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=0,group_id=0", fuse_fd);
+    if (fuse_fd >= 0 && unshare(CLONE_NEWNS) == 0 &&
+        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mkdtemp(folder)) {
+        if (mount("none", folder, "fuse", 0, options) == 0) {
+            fd = open(folder, O_PATH | O_CLOEXEC);
+            umount2(folder, MNT_DETACH);
+        }
+        rmdir(folder);
+    }
+    return fd;
+}
+
+/* A process that has one, until the pipe that it is given is closed. */
+static pid_t start_stuck(int ret_pipe[2])
+{
+    int done[2];
+    char ready;
+    pid_t pid;
+
+    ASSERT_EQ(pipe2(ret_pipe, O_CLOEXEC), 0);
+    ASSERT_EQ(pipe2(done, O_CLOEXEC), 0);
+    pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+        close(ret_pipe[1]);
+        ready = open_stuck() >= 0;
+        (void)!write(done[1], &ready, 1);
+        (void)!read(ret_pipe[0], &ready, 1);
+        _exit(0);
+    }
+    close(done[1]);
+    ASSERT_EQ(read(done[0], &ready, 1), 1);
+    close(done[0]);
+    close(ret_pipe[0]);
+    if (!ready) {
+        close(ret_pipe[1]);
+        TEST_SKIP("needs the right to mount a FUSE file system");
+    }
+    return pid;
+}
+
+TEST(file, who_looks_for_a_lock_s_holder_waits_for_no_other_file_system)
+{
+    int stuck_pipe[2], holder_pipe[2];
+    pid_t stuck = start_stuck(stuck_pipe), holder;
+    char words[64];
+    Place p;
+
+    place_init(&p);
+    make_file(p.path, 64 * KIB, 'a');
+    holder = start_holder(p.path, F_OFD_SETLK, F_WRLCK, holder_pipe);
+    snprintf(words, sizeof(words), "in use for writing by process %d (", (int)holder);
+    expect_refused(p.path, "", -EBUSY, words);
+    end_holder(holder, holder_pipe);
+    end_holder(stuck, stuck_pipe);
+    place_finish(&p);
+}
+
 TEST(file, truncating_changes_the_file_and_what_is_new_reads_as_zeroes)
 {
     Place p;
