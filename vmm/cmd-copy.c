@@ -297,6 +297,7 @@ static int create_file(Copy *copy, const char *path, Error *err)
         copy->created = NULL;
         return error_set(err, -ENOMEM, "out of memory");
     }
+    copy->tool.begun = true;
     if (ftruncate(fd, (off_t)copy->length_bytes) < 0) {
         return error_set(err, -errno, "cannot make '%s' %" PRIu64 " bytes long: %s", path,
                          copy->length_bytes, error_strerror(errno));

@@ -20,6 +20,7 @@
 #include "io/aio/iothread.h"
 #include "io/base/thread.h"
 #include "vmm/cmd.h"
+#include "vmm/ending-signals.h"
 #include "vmm/export-config.h"
 #include "vmm/export-control.h"
 #include "vmm/export-vhu.h"
@@ -145,11 +146,8 @@ static int open_signals(Export *export, Error *err)
     static const AioHandlerOps ops = { .read = signal_cb };
     sigset_t set;
 
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &set, NULL); /* before the first thread, so that none gets them */
+    ending_signals_fill(&set);
+    ending_signals_block(); /* before the first thread, so that none gets them */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     export->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -276,12 +274,14 @@ static main_fn int open_disks(Export *export, Error *err)
 {
     int ret = 0;
 
+    ending_signals_release(); /* nobody is served yet */
     for (unsigned i = 0; ret == 0 && i < export->config.nb_disks; i++) {
         ret = open_disk(export, i, err);
         if (ret == 0 && export->server) {
             ret = add_nbd_export(export, i, err);
         }
     }
+    ending_signals_block();
     return ret;
 }
 

@@ -12,7 +12,8 @@
  *     pause vCPUs -> reset disks (waits for their requests) -> reset devices and KVM state
  *     -> clear RAM -> load kernel and tables again -> reset vCPUs -> resume
  *
- * Signals: those that end the run are blocked from the start and read in the main context. While
+ * Signals: those that end the run are blocked from the start and read in the main context, but for
+ * the time that disks and kernel are opened, when one ends the process (ending-signals.h). While
  * something here waits for a disk (to stop the guest, to reset it), another one a while later ends
  * the process at once, so that nobody has to wait for a disk that does not answer; at the end, when
  * the last flush is waited for, any second one does. SIGTSTP and SIGCONT are read likewise, to give
@@ -29,6 +30,7 @@
 #include "io/aio/aio-file.h"
 #include "io/base/thread.h"
 #include "vmm/acpi.h"
+#include "vmm/ending-signals.h"
 #include "vmm/layout.h"
 #include "vmm/machine-int.h"
 #include "vmm/terminal.h"
@@ -36,25 +38,7 @@
 #define MAIN_CONTEXT       "main"
 #define SIGNAL_PATIENCE_NS 1000000000
 
-static void fill_ending_signals(sigset_t *set)
-{
-    sigemptyset(set);
-    sigaddset(set, SIGTERM);
-    sigaddset(set, SIGINT);
-    sigaddset(set, SIGHUP);
-    sigaddset(set, SIGQUIT);
-}
-
 /* --- console and signals --- */
-
-/* A second signal of those that end the run ends the process. */
-static void release_ending_signals(void)
-{
-    sigset_t set;
-
-    fill_ending_signals(&set);
-    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-}
 
 /* The first one is for the main loop; one that finds it waiting for a disk all the same ends the
  * process. */
@@ -65,7 +49,7 @@ static void end_by_signal(Machine *machine, int signo)
         machine->signal_ns = aio_now_ns();
     } else if (!machine->at_rest && aio_now_ns() - machine->signal_ns > SIGNAL_PATIENCE_NS) {
         terminal_suspend();
-        release_ending_signals();
+        ending_signals_release();
         raise(signo);
     }
 }
@@ -128,7 +112,7 @@ static int open_signals(Machine *machine, Error *err)
     static const AioHandlerOps ops = { .read = signal_cb };
     sigset_t set;
 
-    fill_ending_signals(&set);
+    ending_signals_fill(&set);
     sigaddset(&set, SIGTSTP);
     sigaddset(&set, SIGCONT);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
@@ -395,6 +379,27 @@ static int create_control(Machine *machine, Error *err)
     return machine->control ? 0 : -EIO;
 }
 
+/* --- putting it together --- */
+
+/* Here and below: no guest has run, so there is nothing to bring to an end. */
+static main_fn int create_disks(Machine *machine, bool *ret_usage, Error *err)
+{
+    ending_signals_release();
+    int ret = disks_create(machine, ret_usage, err);
+
+    ending_signals_block();
+    return ret;
+}
+
+static main_fn int load_first(Machine *machine, Error *err)
+{
+    ending_signals_release();
+    int ret = load(machine, err);
+
+    ending_signals_block();
+    return ret;
+}
+
 static main_fn int build(Machine *machine, bool *ret_usage, Error *err)
 {
     int ret;
@@ -404,13 +409,13 @@ static main_fn int build(Machine *machine, bool *ret_usage, Error *err)
         (ret = kvm_platform_init(&machine->platform, &machine->kvm, &machine->pio, &machine->mmio,
                                  machine->main, err)) < 0 ||
         (ret = create_legacy(machine, err)) < 0 || (ret = create_pci(machine, err)) < 0 ||
-        (ret = disks_create(machine, ret_usage, err)) < 0 ||
+        (ret = create_disks(machine, ret_usage, err)) < 0 ||
         (ret = pci_host_assign_bars(machine->pci, err)) < 0) {
         return ret;
     }
     machine->vcpus = vcpus_create(&machine->kvm, &machine->platform.platform, &machine->ram.image,
                                   machine->config->nb_cpus, err);
-    if (!machine->vcpus || (ret = load(machine, err)) < 0) {
+    if (!machine->vcpus || (ret = load_first(machine, err)) < 0) {
         return -EIO;
     }
     return machine->config->control_path ? create_control(machine, err) : 0;
@@ -567,7 +572,7 @@ int machine_run(Machine *machine, Error *err)
     vcpus_pause(machine->vcpus);
     end_control(machine, status);
     terminal_stop();
-    release_ending_signals();
+    ending_signals_release();
     return status;
 }
 

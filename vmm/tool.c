@@ -10,27 +10,18 @@
 #include <unistd.h>
 
 #include "vmm/cmd.h"
+#include "vmm/ending-signals.h"
 #include "vmm/machine.h"
-
-static void fill_ending_signals(sigset_t *set)
-{
-    sigemptyset(set);
-    sigaddset(set, SIGTERM);
-    sigaddset(set, SIGINT);
-    sigaddset(set, SIGHUP);
-    sigaddset(set, SIGQUIT);
-}
 
 static void signal_cb(void *opaque)
 {
     Tool *tool = opaque;
     struct signalfd_siginfo info;
-    sigset_t set;
 
+    assert_main();
     if (read(tool->signal_fd, &info, sizeof(info)) == sizeof(info)) {
         tool->signal_received = (int)info.ssi_signo;
-        fill_ending_signals(&set);
-        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+        ending_signals_release();
     }
 }
 
@@ -39,8 +30,8 @@ int tool_init(Tool *tool, Error *err)
     static const AioHandlerOps ops = { .read = signal_cb };
     sigset_t set;
 
-    fill_ending_signals(&set);
-    pthread_sigmask(SIG_BLOCK, &set, NULL); /* before the first thread, so that none gets them */
+    ending_signals_fill(&set);
+    ending_signals_block(); /* before the first thread, so that none gets them */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     tool->main = aio_context_create("main", NULL, err);
@@ -92,7 +83,15 @@ BlockBackend *tool_open_disk(Tool *tool, const char *id, Opts *opts, bool writab
         return NULL;
     }
     Error reason;
+
+    if (!tool->begun) {
+        ending_signals_release();
+    }
     BlockBackend *blk = blk_open(id, opts, &reason);
+
+    if (!tool->signal_received) {
+        ending_signals_block();
+    }
     int ret = blk ? opts_check_all_used(opts, &reason) : reason.code;
 
     if (ret == 0) {

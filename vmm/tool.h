@@ -17,6 +17,7 @@ typedef struct Tool {
     int signal_fd;
     int signal_received; /* 0 = none; polling the main context tells */
     bool usage;          /* what failed is the command line's fault */
+    bool begun;          /* there is something to undo if it ends now */
 } Tool;
 
 #define TOOL_INIT(command)                                                                         \
@@ -25,7 +26,8 @@ typedef struct Tool {
     }
 
 /* tool_init - the main context, and signals that end the command: the first is noted in
- * signal_received, a second one ends the process */
+ * signal_received, a second one ends the process. While a disk is opened and nothing has begun, the
+ * first one does. */
 main_fn int tool_init(Tool *tool, Error *err) NONNULL(1, 2) WARN_UNUSED;
 main_fn void tool_finish(Tool *tool) NONNULL(1);
 /* tool_fail - complain; returns the exit status that goes with tool->usage */
