@@ -18,8 +18,8 @@
  * returns -EOPNOTSUPP are block-io.c's work.
  *
  * A filter is a driver with one child, "file", that passes requests on. It starts with the child's
- * length, limits and switches, follows the child's length, and may be put into a graph and taken
- * out of it while requests run. README.md says how one is written.
+ * length, limits and switches, but takes requests of any alignment; it follows the child's length,
+ * and may be put into a graph and taken out of it while requests run. README.md says how one is written.
  */
 #ifndef BLOCK_BLOCK_DRIVER_H
 #define BLOCK_BLOCK_DRIVER_H

@@ -222,7 +222,8 @@ static int open_children(BlockNode *node, Opts *opts, unsigned depth, Error *err
     return 0;
 }
 
-/* What a filter starts with. */
+/* What a filter starts with. Misaligned requests go through it as they are: only the node at the
+ * end of all ways to a disk knows which others touch the same blocks. */
 static GRAPH_RD int inherit_from_child(BlockNode *node, Opts *opts, Error *err)
 {
     const BlockNode *child = bdrv_filtered(node);
@@ -233,6 +234,7 @@ static GRAPH_RD int inherit_from_child(BlockNode *node, Opts *opts, Error *err)
     }
     node->cache = child->cache;
     node->limits = child->limits;
+    node->limits.request_alignment = node->limits.buffer_alignment = 1;
     node->read_only |= child->read_only;
     node->write_cache &= child->write_cache;
     node->discard_unmaps &= child->discard_unmaps;

@@ -410,8 +410,7 @@ static co_fn Fault meet_fault(BlockNode *node, FaultyOp op, uint64_t offset_byte
         delay_ns = rule->delay_ns;
         fault.error = rule->error;
         fault.cuts = rule->cuts;
-        fault.part_bytes =
-            ALIGN_DOWN(MIN(rule->part_bytes, len_bytes), (uint64_t)node->limits.request_alignment);
+        fault.part_bytes = MIN(rule->part_bytes, len_bytes);
     }
     pthread_mutex_unlock(&s->lock);
     if (delay_ns > 0) {

@@ -3,11 +3,13 @@
  */
 #include "block/block-io.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "block/bounce.h"
 #include "block/tests/block-test.h"
 #include "block/tests/mem-driver.h"
+#include "block/tests/pass-driver.h"
 #include "io/aio/iothread.h"
 
 #define KIB 1024u
@@ -404,35 +406,71 @@ TEST(block_io, writes_meet_no_more_often_once_all_are_in_the_list)
     expect_which_meet();
 }
 
-TEST(block_io, aligned_write_during_a_read_modify_write_is_not_undone)
+/* @modify_blk keeps part of a block that @aligned_blk writes as a whole; both lead to @disk. */
+static void expect_not_undone(Env *env, MemDisk *disk, BlockBackend *modify_blk,
+                              BlockBackend *aligned_blk)
 {
     static char whole[4096] __attribute__((aligned(4096)));
-    Env env;
-    MemDisk disk;
     char part[100];
     Request modify = { .kind = REQ_WRITE, .len_bytes = sizeof(part), .buf = part };
     Request aligned = { .kind = REQ_WRITE, .len_bytes = sizeof(whole), .buf = whole };
 
-    env_init(&env, 2);
-    mem_open(&disk, &rmw_config);
     memset(part, 'p', sizeof(part));
     memset(whole, 'w', sizeof(whole));
-    modify.blk = aligned.blk = disk.blk;
-    atomic_store(&disk.yield, MEM_YIELD_PARK);
-    request_start(&modify, env.ctx[0]);
-    env_settle(&env);
-    mem_release(&disk, 0); /* has read the block; its write is parked next */
-    env_settle(&env);
-    request_start(&aligned, env.ctx[1]);
-    env_settle(&env);
+    modify.blk = modify_blk;
+    aligned.blk = aligned_blk;
+    atomic_store(&disk->yield, MEM_YIELD_PARK);
+    request_start(&modify, env->ctx[0]);
+    env_settle(env);
+    mem_release(disk, 0); /* has read the block; its write is parked next */
+    env_settle(env);
+    request_start(&aligned, env->ctx[1]);
+    env_settle(env);
     while (!modify.done || !aligned.done) {
-        mem_release(&disk, mem_nb_parked(&disk) - 1);
-        env_settle(&env);
+        mem_release(disk, mem_nb_parked(disk) - 1);
+        env_settle(env);
     }
     for (unsigned i = sizeof(part); i < sizeof(whole); i++) {
-        ASSERT_EQ(disk.data[i], 'w');
+        ASSERT_EQ(disk->data[i], 'w');
     }
-    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    atomic_store(&disk->yield, MEM_YIELD_NEVER);
+}
+
+TEST(block_io, aligned_write_during_a_read_modify_write_is_not_undone)
+{
+    Env env;
+    MemDisk disk;
+
+    env_init(&env, 2);
+    mem_open(&disk, &rmw_config);
+    expect_not_undone(&env, &disk, disk.blk, disk.blk);
+    EXPECT_EQ(mem_close(&disk), 0);
+    env_finish(&env);
+}
+
+/* Several ways lead to a disk that is exported twice, once through a throttle. */
+TEST(block_io, nor_is_one_that_came_another_way)
+{
+    Env env;
+    MemDisk disk;
+    MemConfig config = rmw_config;
+    BlockBackend *plain, *filtered;
+    BlockNode *filter;
+    char options[64];
+
+    env_init(&env, 2);
+    config.no_backend = true;
+    mem_open(&disk, &config);
+    snprintf(options, sizeof(options), "file=%s", bdrv_id(disk.node));
+    filter = pass_open(options, NULL);
+    ASSERT_TRUE(filter != NULL);
+    plain = blk_create("plain", disk.node, BLK_PERM_ALL, BLK_PERM_ALL, NULL);
+    filtered = blk_create("filtered", filter, BLK_PERM_ALL, BLK_PERM_ALL, NULL);
+    ASSERT_TRUE(plain && filtered);
+    expect_not_undone(&env, &disk, filtered, plain);
+    EXPECT_EQ(blk_close(plain), 0);
+    EXPECT_EQ(blk_close(filtered), 0);
+    bdrv_unref(filter);
     EXPECT_EQ(mem_close(&disk), 0);
     env_finish(&env);
 }
