@@ -13,7 +13,6 @@
 
 #include <string.h>
 
-#include "io/base/log.h"
 #include "vmm/layout.h"
 
 #define KVM_PLATFORM_MSI_GSI LAYOUT_NB_GSIS
@@ -145,11 +144,11 @@ static int msi_attach(void *opaque, int route, int fd, uint64_t address, uint32_
     if (ret < 0 && !was_attached) {
         kp->msi[route].attached = false;
     }
-    pthread_mutex_unlock(&kp->lock);
     if (ret < 0) {
-        log_warn("kvm", "MSI route %d to 0x%llx: %s", route, (unsigned long long)address,
-                 error_strerror(ret));
+        log_limited(&kp->log_limit, LOG_LEVEL_WARN, "kvm", "MSI route %d to 0x%llx: %s", route,
+                    (unsigned long long)address, error_strerror(ret));
     }
+    pthread_mutex_unlock(&kp->lock);
     return ret < 0 ? ret : 0;
 }
 
@@ -186,11 +185,15 @@ static int doorbell(KvmPlatform *kp, uint64_t gpa, unsigned len_bytes, int64_t m
 
 static int doorbell_attach(void *opaque, uint64_t gpa, unsigned len_bytes, int64_t match, int fd)
 {
-    int ret = doorbell(opaque, gpa, len_bytes, match, fd, true);
+    KvmPlatform *kp = opaque;
+    int ret = doorbell(kp, gpa, len_bytes, match, fd, true);
 
     if (ret < 0) {
-        log_warn("kvm", "doorbell at 0x%llx: %s; kicks go through user space",
-                 (unsigned long long)gpa, error_strerror(ret));
+        pthread_mutex_lock(&kp->lock);
+        log_limited(&kp->log_limit, LOG_LEVEL_WARN, "kvm",
+                    "doorbell at 0x%llx: %s; kicks go through user space",
+                    (unsigned long long)gpa, error_strerror(ret));
+        pthread_mutex_unlock(&kp->lock);
     }
     return ret < 0 ? ret : 0;
 }

@@ -13,12 +13,13 @@
 #include <pthread.h>
 
 #include "devices/platform.h"
+#include "io/base/log.h"
 #include "vmm/kvm.h"
 
-#define KVM_PLATFORM_ROUTES_MAX 1024
+#define KVM_PLATFORM_ROUTES_MAX 2048 /* 24 disks of 64 queues, a vector each and one more a disk */
 
 typedef struct KvmPlatform {
-    pthread_mutex_t lock; /* protects routing and msi */
+    pthread_mutex_t lock; /* protects routing, msi and log_limit */
     struct kvm_irq_routing *routing; /* the fixed lines first, then the MSI routes in use */
     unsigned nb_fixed;
     struct {
@@ -28,6 +29,7 @@ typedef struct KvmPlatform {
         uint32_t data;
     } msi[KVM_PLATFORM_ROUTES_MAX]; /* GSI = KVM_PLATFORM_MSI_GSI + index */
     unsigned nb_routes_max;
+    LogLimit log_limit; /* of what the kernel refuses: guests ask for it */
     Kvm *kvm;
     AioClock clock;    /* the guest's; stopped at first */
     Platform platform; /* for the devices */

@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "io/base/log.h"
 #include "io/base/test.h"
+#include "vmm/kvm-platform.h"
 #include "vmm/machine.h"
 #include "vmm/tests/kernel-files.h"
 
@@ -335,6 +337,62 @@ TEST(kvm, no_descriptor_is_passed_on_to_another_program)
         }
     }
     end_machine();
+}
+
+/* --- what the kernel refuses --- */
+
+static main_fn void init_platform(Kvm *kvm, KvmPlatform *kp, Bus *pio, Bus *mmio)
+{
+    AioContext *main = aio_context_create("main", NULL, &err);
+
+    ASSERT_TRUE(main);
+    *kvm = (Kvm)KVM_INIT;
+    ASSERT_EQ(kvm_open(kvm, &err), 0);
+    ASSERT_EQ(kvm_create_vm(kvm, &err), 0);
+    ASSERT_EQ(bus_init(pio, "port"), 0);
+    ASSERT_EQ(bus_init(mmio, "memory"), 0);
+    ASSERT_EQ(kvm_platform_init(kp, kvm, pio, mmio, main, &err), 0);
+}
+
+/* As a kernel does whose doorbells are all taken, each time that a guest starts its driver. */
+TEST(kvm, a_guest_does_not_fill_the_log_with_doorbells_that_are_refused)
+{
+    static KvmPlatform kp;
+    Kvm kvm;
+    Bus pio, mmio;
+    EventNotifier en;
+    int fds[2], saved = dup(STDERR_FILENO);
+    char text[65536];
+    unsigned nb_lines = 0;
+
+    need_kvm();
+    init_platform(&kvm, &kp, &pio, &mmio);
+    ASSERT_EQ(event_notifier_open(&en, &err), 0);
+    const Platform *platform = &kp.platform;
+
+    ASSERT_EQ(platform->ops->doorbell_attach(platform->opaque, 0xe0003000, 0, -1, en.fd), 0);
+    ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+    dup2(fds[1], STDERR_FILENO);
+    for (unsigned i = 0; i < 500; i++) {
+        EXPECT_EQ(platform->ops->doorbell_attach(platform->opaque, 0xe0003000, 0, -1, en.fd),
+                  -EEXIST);
+    }
+    dup2(saved, STDERR_FILENO);
+    close(fds[1]);
+    ssize_t len = read(fds[0], text, sizeof(text));
+
+    for (ssize_t i = 0; i < len; i++) {
+        nb_lines += text[i] == '\n';
+    }
+    EXPECT_GE(nb_lines, 1);
+    EXPECT_LE(nb_lines, 2 * LOG_LIMIT_BURST + 1); /* two periods, should it take so long */
+    platform->ops->doorbell_detach(platform->opaque, 0xe0003000, 0, -1, en.fd);
+    event_notifier_close(&en);
+    kvm_platform_finish(&kp);
+    kvm_close(&kvm);
+    bus_finish(&pio);
+    bus_finish(&mmio);
+    aio_context_destroy(kp.platform.main);
 }
 
 TEST_MAIN()
