@@ -57,8 +57,11 @@ static main_fn IOThread *thread_for_queue(Machine *machine, const DiskConfig *co
     AioParams params = AIO_PARAMS_POLLING;
 
     snprintf(id, sizeof(id), "%s.q%u", config->id, queue);
-    if (machine->nb_iothreads == ARRAY_SIZE(machine->iothreads)) {
-        error_set(err, -EMFILE, "there are %u IOThreads already", machine->nb_iothreads);
+    if (machine->nb_iothreads == AIO_CONTEXTS_MAX - 1) { /* main has one */
+        error_set(err, -EINVAL,
+                  "it would be IOThread %u, there are %d at most; queues may share some: "
+                  "--iothread id=ID, and iothreads=ID:... of the disk",
+                  machine->nb_iothreads + 1, AIO_CONTEXTS_MAX - 1);
         return NULL;
     }
     IOThread *own = iothread_create(id, &params, err);
@@ -172,14 +175,17 @@ static main_fn int create_disk(Machine *machine, DiskConfig *config, unsigned sl
 
     disk->vblk = virtio_blk_create(&params, disk->blk, &machine->gm, err);
     if (!disk->vblk) {
+        *ret_usage = err->code == -EINVAL;
         error_prefix(err, "--disk %s: ", config->id);
         return -EIO;
     }
     vdev_pause(virtio_blk_device(disk->vblk)); /* until disks_go() */
-    if ((ret = map_queues(machine, disk, config, params.nb_queues, err)) < 0) {
+    if ((ret = map_queues(machine, disk, config, params.nb_queues, err)) < 0 ||
+        (ret = attach_transport(machine, disk, config, slot, err)) < 0) {
+        *ret_usage = err->code == -EINVAL;
         return ret;
     }
-    return attach_transport(machine, disk, config, slot, err);
+    return 0;
 }
 
 int disks_create(Machine *machine, bool *ret_usage, Error *err)

@@ -8,12 +8,16 @@
  * number: the guest's console would be written to a disk, or the wake-up of the event loop be read
  * as the guest's keyboard. So each of the three is open from the start, and not usable if it was
  * not.
+ *
+ * A queue takes four descriptors, a connection two, and the limit that processes are given is meant
+ * for programs that use select(2). This one does not, so it takes what it may have.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "vmm/cmd.h"
 #include "vmm/machine.h"
@@ -76,6 +80,16 @@ static void hold_standard_descriptors(void)
     }
 }
 
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 static int run_command(int argc, char **argv)
 {
     if (argc > 0 && is_back_end(argv[0])) {
@@ -117,5 +131,6 @@ static int check_output(int status)
 int main(int argc, char **argv)
 {
     hold_standard_descriptors();
+    raise_descriptor_limit();
     return check_output(run_command(argc, argv));
 }

@@ -60,7 +60,7 @@ THREAD_LOCAL(AioContext *, current_slot);
 
 static int context_publish(AioContext *ctx, Error *err)
 {
-    int ret = -EMFILE;
+    int ret = -ENOSPC;
 
     pthread_mutex_lock(&contexts_lock);
     for (unsigned i = 0; i < AIO_CONTEXTS_MAX; i++) {

@@ -90,5 +90,8 @@ const char *error_strerror(int code)
 {
     const char *text = strerrordesc_np(code < 0 ? -code : code);
 
+    if (code == EMFILE || code == -EMFILE) {
+        return "Too many open files; raise the limit, ulimit -n or LimitNOFILE=";
+    }
     return text ? text : "Unknown error";
 }
