@@ -82,18 +82,6 @@ static const QmpArg *find_arg(const QmpCommand *command, const char *name)
     return NULL;
 }
 
-static json_t *parse_bool(const char *what, const char *text, Error *err)
-{
-    if (strcmp(text, "on") == 0 || strcmp(text, "true") == 0) {
-        return json_true();
-    }
-    if (strcmp(text, "off") == 0 || strcmp(text, "false") == 0) {
-        return json_false();
-    }
-    error_set(err, -EINVAL, "%s: '%s' is not on or off", what, text);
-    return NULL;
-}
-
 static json_t *parse_value(const QmpArg *arg, const char *text, Error *err)
 {
     uint64_t value = 0;
@@ -106,8 +94,6 @@ static json_t *parse_value(const QmpArg *arg, const char *text, Error *err)
     case QMP_SIZE:
         ret = opts_parse_size(arg->name, text, 0, INT64_MAX, &value, err);
         return ret < 0 ? NULL : json_integer((json_int_t)value);
-    case QMP_BOOL:
-        return parse_bool(arg->name, text, err);
     default:
         break;
     }
@@ -116,7 +102,7 @@ static json_t *parse_value(const QmpArg *arg, const char *text, Error *err)
     if (!string) {
         error_set(err, -EINVAL, "'%s' is no UTF-8 text", text);
     }
-    return string;
+    return string && arg && arg->type == QMP_STRINGS ? json_pack("[o]", string) : string;
 }
 
 static int add_argument(json_t *args, const QmpCommand *command, const char *word, Error *err)

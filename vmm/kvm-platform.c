@@ -191,8 +191,8 @@ static int doorbell_attach(void *opaque, uint64_t gpa, unsigned len_bytes, int64
     if (ret < 0) {
         pthread_mutex_lock(&kp->lock);
         log_limited(&kp->log_limit, LOG_LEVEL_WARN, "kvm",
-                    "doorbell at 0x%llx: %s; kicks go through user space",
-                    (unsigned long long)gpa, error_strerror(ret));
+                    "doorbell at 0x%llx: %s; kicks go through user space", (unsigned long long)gpa,
+                    error_strerror(ret));
         pthread_mutex_unlock(&kp->lock);
     }
     return ret < 0 ? ret : 0;

@@ -77,7 +77,7 @@ const char *const qmp_type_names[QMP_NB_TYPES] = {
     [QMP_STRING] = "a string",
     [QMP_NUMBER] = "a number from 0",
     [QMP_SIZE] = "a number of bytes",
-    [QMP_BOOL] = "true or false",
+    [QMP_STRINGS] = "a list of strings",
 };
 
 static const QmpCommand *const tables[] = { qmp_own_commands, qmp_run_commands, qmp_block_commands,
@@ -109,6 +109,16 @@ const QmpCommand *qmp_find_command(const char *name)
 
 /* --- arguments --- */
 
+static bool is_list_of_strings(const json_t *value)
+{
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        if (!json_is_string(json_array_get(value, i))) {
+            return false;
+        }
+    }
+    return json_is_array(value);
+}
+
 static bool has_type(const json_t *value, QmpType type)
 {
     switch (type) {
@@ -118,7 +128,7 @@ static bool has_type(const json_t *value, QmpType type)
     case QMP_SIZE:
         return json_is_integer(value) && json_integer_value(value) >= 0;
     default:
-        return json_is_boolean(value);
+        return is_list_of_strings(value);
     }
 }
 
@@ -383,6 +393,12 @@ co_fn json_t *qmp_co_execute(QmpSession *session, const char *text, size_t len_b
 static co_fn int co_capabilities(QmpTarget *target, const json_t *args, json_t **ret_result,
                                  Error *err)
 {
+    const json_t *enable = json_object_get(args, "enable");
+
+    if (json_array_size(enable) > 0) {
+        return error_set(err, -EINVAL, "capability '%s' is not offered",
+                         json_string_value(json_array_get(enable, 0)));
+    }
     return 0;
 }
 
@@ -418,7 +434,8 @@ static co_fn int co_query_commands(QmpTarget *target, const json_t *args, json_t
 const QmpCommand qmp_own_commands[] = {
     { .name = "qmp_capabilities",
       .help = "begin: penstock ctl does that by itself",
-      .co_run = co_capabilities },
+      .co_run = co_capabilities,
+      .args = { { "enable", QMP_STRINGS, true } } },
     { .name = "query-version", .help = "which penstock this is", .co_run = co_query_version },
     { .name = "query-commands", .help = "what can be asked here", .co_run = co_query_commands },
     { .name = NULL },

@@ -60,7 +60,7 @@ typedef enum QmpType {
     QMP_STRING,
     QMP_NUMBER, /* an integer from 0 */
     QMP_SIZE,   /* the same; people may write K, M, G, T behind it */
-    QMP_BOOL,
+    QMP_STRINGS,
     QMP_NB_TYPES,
 } QmpType;
 

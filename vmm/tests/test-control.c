@@ -354,6 +354,25 @@ TEST(control, nothing_is_done_before_capabilities)
     teardown();
 }
 
+TEST(control, capabilities_that_are_not_offered_are_refused)
+{
+    Peer peer;
+
+    setup();
+    peer_connect(&peer);
+    ASSERT_TRUE(hear(&peer));
+    say(&peer, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [\"oob\"]}}");
+    EXPECT_ERROR(&peer, "GenericError", "capability 'oob' is not offered");
+    say(&peer, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [1]}}");
+    EXPECT_ERROR(&peer, "GenericError", "qmp_capabilities: argument 'enable' is not a list of strings");
+    say(&peer, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": []}}");
+    EXPECT_RETURN(&peer);
+    say(&peer, "{\"execute\": \"query-status\"}");
+    EXPECT_RETURN(&peer);
+    peer_close(&peer);
+    teardown();
+}
+
 TEST(control, commands_are_taken_strictly)
 {
     static const struct {
