@@ -5,21 +5,30 @@
  * owner of the device is told to stop the guest, and when it says so the request is made again. A
  * queue that is halted (a reset of the device, the end of the machine) reports what it holds, so
  * nobody waits for a guest that is stopped. One that is suspended leaves it, and what fails
- * meanwhile, to who starts it next: to the guest all that is still in flight.
+ * meanwhile, to who starts it next: to the guest all that is still in flight. What that makes fail of
+ * other queues (they have the storage in common, and it is told to end what it does) is held until the
+ * queue has stopped, and made again.
  *
  * What the guest itself has done wrong, and what the storage cannot do at all, is always reported.
  *
  * Invariants:
  *   (1) A held request is linked in `held`; who unlinks it decides what becomes of it and wakes it,
  *       once.
- *   (2) While a queue is being halted, none of its requests is linked.
+ *   (2) While a queue is being halted, none of its requests is linked. None is linked for a
+ *       suspension while no queue is being suspended.
  */
 #include "virtio/virtio-blk-int.h"
+
+typedef enum HeldFor {
+    HELD_FOR_OWNER,      /* of the device: virtio_blk_retry() */
+    HELD_FOR_SUSPENSION, /* of another queue: its end */
+} HeldFor;
 
 typedef struct HeldRequest {
     ListNode link;
     Coroutine *co;
     unsigned queue;
+    HeldFor why;
     bool again;
 } HeldRequest;
 
@@ -57,16 +66,26 @@ static VirtioBlkOnError policy_for(const VirtioBlk *vblk, bool is_write, int ret
     return policy;
 }
 
-/* Wait for what is decided: true = make the request again. */
-static co_fn bool co_hold(VirtioBlk *vblk, unsigned queue, bool is_write, int error)
+/* Under the lock. False: nobody would wake it. */
+static bool link_held(VirtioBlk *vblk, HeldRequest *held)
 {
-    HeldRequest held = { .co = co_self(), .queue = queue };
+    if (vblk->halting[held->queue] ||
+        (held->why == HELD_FOR_SUSPENSION && vblk->nb_suspending == 0)) {
+        return false;
+    }
+    list_push_back(&vblk->held, &held->link);
+    return true;
+}
+
+/* Wait for what is decided: true = make the request again. */
+static co_fn bool co_hold(VirtioBlk *vblk, unsigned queue, HeldFor why, bool is_write, int error)
+{
+    HeldRequest held = { .co = co_self(), .queue = queue, .why = why };
     bool wait;
 
     pthread_mutex_lock(&vblk->held_lock);
-    wait = !vblk->halting[queue];
-    if (wait) {
-        list_push_back(&vblk->held, &held.link);
+    wait = link_held(vblk, &held);
+    if (wait && why == HELD_FOR_OWNER) {
         vblk->stop_ops->stop(vblk->stop_opaque, is_write, error);
     }
     pthread_mutex_unlock(&vblk->held_lock);
@@ -96,8 +115,13 @@ static void tell(VirtioBlk *vblk, bool is_write, bool ignored, int error)
 
 co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, int *ret)
 {
-    if (!is_guests_fault(*ret) && stays_in_flight(vblk, queue, ret)) {
-        return false;
+    if (!is_guests_fault(*ret)) {
+        if (co_hold(vblk, queue, HELD_FOR_SUSPENSION, is_write, *ret)) {
+            return true;
+        }
+        if (stays_in_flight(vblk, queue, ret)) {
+            return false;
+        }
     }
     switch (policy_for(vblk, is_write, *ret)) {
     case VIRTIO_BLK_IGNORE:
@@ -105,7 +129,7 @@ co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, i
         *ret = 0;
         return false;
     case VIRTIO_BLK_STOP:
-        if (co_hold(vblk, queue, is_write, *ret)) {
+        if (co_hold(vblk, queue, HELD_FOR_OWNER, is_write, *ret)) {
             return true;
         }
         stays_in_flight(vblk, queue, ret);
@@ -116,33 +140,47 @@ co_fn bool virtio_blk_co_again(VirtioBlk *vblk, unsigned queue, bool is_write, i
     }
 }
 
-/* Unlink the requests of one queue, or of all when that is -1, and let them go on. */
-static void let_go(VirtioBlk *vblk, int queue, bool again)
+/* Let the requests in the list go on. */
+static void let_go(List *go, bool again)
 {
-    List go = LIST_INIT(go);
     ListNode *node;
 
-    pthread_mutex_lock(&vblk->held_lock);
-    list_for_each_safe(it, &vblk->held) {
-        HeldRequest *held = list_entry(it, HeldRequest, link);
+    while ((node = list_pop_front(go))) {
+        HeldRequest *held = list_entry(node, HeldRequest, link);
 
-        if (queue < 0 || held->queue == (unsigned)queue) {
+        held->again = again;
+        aio_co_schedule(co_home(held->co), held->co);
+    }
+}
+
+static void take_all(VirtioBlk *vblk, HeldFor why, List *go)
+{
+    list_for_each_safe(it, &vblk->held) {
+        if (list_entry(it, HeldRequest, link)->why == why) {
             list_remove(it);
-            held->again = again;
-            list_push_back(&go, it);
+            list_push_back(go, it);
         }
     }
-    pthread_mutex_unlock(&vblk->held_lock);
-    while ((node = list_pop_front(&go))) {
-        Coroutine *co = list_entry(node, HeldRequest, link)->co;
+}
 
-        aio_co_schedule(co_home(co), co);
+static void take_queue(VirtioBlk *vblk, unsigned queue, List *go)
+{
+    list_for_each_safe(it, &vblk->held) {
+        if (list_entry(it, HeldRequest, link)->queue == queue) {
+            list_remove(it);
+            list_push_back(go, it);
+        }
     }
 }
 
 void virtio_blk_retry(VirtioBlk *vblk)
 {
-    let_go(vblk, -1, true);
+    List go = LIST_INIT(go);
+
+    pthread_mutex_lock(&vblk->held_lock);
+    take_all(vblk, HELD_FOR_OWNER, &go);
+    pthread_mutex_unlock(&vblk->held_lock);
+    let_go(&go, true);
 }
 
 bool virtio_blk_holds_requests(VirtioBlk *vblk)
@@ -171,11 +209,16 @@ bool virtio_blk_holds(VirtioDevice *vdev, VirtQueue *vq)
 void virtio_blk_halting(VirtioDevice *vdev, VirtQueue *vq, bool on)
 {
     VirtioBlk *vblk = container_of(vdev, VirtioBlk, vdev);
+    List go = LIST_INIT(go);
 
     pthread_mutex_lock(&vblk->held_lock);
     vblk->halting[vq->index] = on;
-    pthread_mutex_unlock(&vblk->held_lock);
+    vblk->nb_suspending += vq_suspends(vq) ? (on ? 1 : -1) : 0;
     if (on) {
-        let_go(vblk, (int)vq->index, false);
+        take_queue(vblk, vq->index, &go);
+    } else if (vblk->nb_suspending == 0) {
+        take_all(vblk, HELD_FOR_SUSPENSION, &go);
     }
+    pthread_mutex_unlock(&vblk->held_lock);
+    let_go(&go, !on);
 }

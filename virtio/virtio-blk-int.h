@@ -35,9 +35,10 @@ struct VirtioBlk {
     VirtioBlkOnError on_read_error, on_write_error; /* fixed */
     const VirtioBlkStopOps *stop_ops;
     void *stop_opaque;
-    pthread_mutex_t held_lock; /* protects held, halting */
-    List held;                 /* requests that wait for virtio_blk_retry() */
+    pthread_mutex_t held_lock; /* protects held, halting, nb_suspending */
+    List held;                 /* requests that wait to be made again */
     bool *halting;             /* one a queue */
+    int nb_suspending;         /* of them */
 
     uint32_t block_bytes;
     uint32_t seg_max;

@@ -167,7 +167,13 @@ static co_fn void blk_co_settle(VirtioDevice *vdev, VirtQueue *vq)
     for (unsigned i = 0; i < SETTLE_ROUNDS && atomic_load(&vq->in_flight) > 0; i++) {
         blk_drained_begin(vblk->blk);
         blk_drained_end(vblk->blk);
-        aio_co_reschedule_self(vq->ctx); /* behind what has ended there */
+        /* Behind what has ended there, and with what has failed of the other queues held before the
+         * suspension is over. */
+        for (unsigned j = 0; j < vdev->nb_queues; j++) {
+            if (vq_suspends(vq) || j == vq->index) {
+                aio_co_reschedule_self(vdev->queues[j].ctx);
+            }
+        }
         aio_co_reschedule_self(aio_main());
     }
 }

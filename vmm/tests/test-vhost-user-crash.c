@@ -253,9 +253,11 @@ static bool live_again(int kill_after_steps)
 
 static void begin(const char *disk_options, bool packed)
 {
-    VfeClientParams params = {
-        .nb_queues = NB_QUEUES, .queue_size = QUEUE_SIZE, .ram_bytes = 4 * MIB, .packed = packed
-    };
+    VfeClientParams params = { .nb_queues = NB_QUEUES,
+                               .queue_size = QUEUE_SIZE,
+                               .ram_bytes = 4 * MIB,
+                               .packed = packed,
+                               .protocol_features = UINT64_MAX };
     const char *asked = getenv("VHOST_USER_CRASH_SEED");
 
     disk = disk_options;
@@ -338,6 +340,99 @@ TEST(crash, at_random_instants_with_packed_rings)
 TEST(crash, at_random_instants_with_packed_rings_of_a_disk_with_delays)
 {
     crash_at_random(slow_disk, true);
+}
+
+/* Some requests end only when something makes them, and fail then. */
+static const char stuck_disk[] =
+    "driver=faulty,file.path=IMAGE,file.cache=writeback,"
+    "rule0.op=write,rule0.delay-ns=3600000000000,rule0.error=EIO,rule0.probability=0.01,"
+    "rule1.op=read,rule1.delay-ns=3600000000000,rule1.error=EIO,rule1.probability=0.01,"
+    "rule2.delay-ns=100000,rule2.probability=0.3";
+
+/* Stop each queue; now and then disable it first. @resume: and go on with it. */
+static void suspend(bool resume)
+{
+    uint32_t base;
+
+    for (unsigned q = 0; q < NB_QUEUES; q++) {
+        if (next_random(2) > 0) {
+            ASSERT_EQ(vfe_set_vring_state(&client, VHOST_USER_SET_VRING_ENABLE, q, 0), 0);
+        }
+        ASSERT_EQ(vfe_get_vring_base(&client, q, &base), 0);
+        if (resume) {
+            ASSERT_EQ(vfe_start_queue(&client, q, base), 0);
+        }
+        work();
+    }
+}
+
+static void stop_server(void)
+{
+    int status = server_stop(&server);
+
+    if (status != 0) {
+        AUTO_FREE char *log = server_log(&server);
+
+        test_fail(__FILE__, __LINE__, "life %u ended with status %d: %s", nb_lives, status, log);
+    }
+}
+
+static void reconnect(void)
+{
+    vfe_client_disconnect(&client);
+    ASSERT_EQ(vfe_client_connect(&client, server.socket_path), 0);
+    ASSERT_EQ(vfe_client_start(&client), 0);
+}
+
+/*
+ * What is stuck at the end of one life, or when its queue stops, goes on in the next one, until the
+ * last one has a disk that is in order.
+ */
+static void suspend_at_random(bool packed)
+{
+    begin(stuck_disk, packed);
+    for (unsigned round = 0, rounds = nb_rounds(); round < rounds; round++) {
+        for (unsigned passes = next_random(100); passes > 0; passes--) {
+            work();
+        }
+        switch (next_random(5)) {
+        case 0:
+            suspend(true);
+            break;
+        case 1:
+            suspend(false);
+            reconnect();
+            break;
+        case 2:
+            stop_server();
+            break;
+        case 3:
+            suspend(false);
+            server_kill(&server);
+            break;
+        default:
+            server_kill(&server);
+            break;
+        }
+        if (!server.pid) {
+            ASSERT_TRUE(live_again(-1));
+        }
+    }
+    stop_server();
+    disk = NULL;
+    ASSERT_TRUE(live_again(-1));
+    end();
+    fprintf(stderr, "# %u lives, %u requests\n", nb_lives, nb_answers);
+}
+
+TEST(crash, suspended_at_random_instants)
+{
+    suspend_at_random(false);
+}
+
+TEST(crash, suspended_at_random_instants_with_packed_rings)
+{
+    suspend_at_random(true);
 }
 
 /* Before and after each message of a connection, with requests in flight. */
