@@ -277,6 +277,7 @@ static void halt_cb(void *opaque)
     Machine *machine = opaque;
 
     assert_main();
+    terminal_hold_output(true);
     vcpus_pause(machine->vcpus);
     disks_halt(machine);
     aio_clock_stop(&machine->platform.clock);
@@ -293,6 +294,7 @@ static void go_cb(void *opaque)
     }
     aio_clock_start(&machine->platform.clock);
     disks_go(machine);
+    terminal_hold_output(false);
     vcpus_resume(machine->vcpus);
 }
 
@@ -304,6 +306,7 @@ static int reset_cb(void *opaque, bool running, Error *err)
     if (machine->config->no_reboot) {
         return 1;
     }
+    terminal_hold_output(true);
     vcpus_pause(machine->vcpus);
     disks_reset(machine);
     pci_host_reset(machine->pci);
@@ -317,6 +320,7 @@ static int reset_cb(void *opaque, bool running, Error *err)
         return ret;
     }
     if (running) {
+        terminal_hold_output(false);
         vcpus_resume(machine->vcpus);
     }
     return 0;

@@ -5,20 +5,26 @@
  *   1. `saved` is valid whenever `raw` is set, and `raw` is set before tcsetattr() makes it true,
  *      so a crash at any instant restores.
  *   2. stdin is watched only while `pending` is empty: the guest's FIFO sets the pace.
- *   3. The terminal is only changed while this process group is in its foreground, where it has a
+ *   3. Nobody waits for a reader of the output while it is held, nor does the main thread ever: what
+ *      there is no room for is kept in `held`, in order, and leaves before what comes later.
+ *   4. The terminal is only changed while this process group is in its foreground, where it has a
  *      foreground at all: otherwise it is the shell's, and changing it would stop this process.
  */
 #include "vmm/terminal.h"
 
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <termios.h>
 
-#define ESCAPE         1 /* Ctrl-A */
-#define OUTPUT_WAIT_MS 100
+#include "io/base/thread.h"
+
+#define ESCAPE             1 /* Ctrl-A */
+#define OUTPUT_WAIT_MS     100
+#define HELD_BYTES         1024 /* more is dropped: a byte or so of each vCPU is what there is */
 #define OUTPUT_PIECE_BYTES 256 /* fits where poll(2) says that there is room */
 
 static struct Terminal {
@@ -35,7 +41,14 @@ static struct Terminal {
     struct termios saved;
     _Atomic bool raw;
     _Atomic bool output_stopped;
+    _Atomic bool output_held;
 } terminal;
+
+static struct Held {
+    pthread_mutex_t lock; /* protects the bytes; the length is also looked at without */
+    uint8_t bytes[HELD_BYTES];
+    _Atomic size_t len;
+} held = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* What ends a process unless somebody handles it, and is not handled in the main context. */
 static const int crash_signals[] = { SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,    SIGABRT, SIGSYS, SIGTRAP,
@@ -222,15 +235,30 @@ void terminal_room(void)
 
 /* --- output --- */
 
+static void hold(const uint8_t *data, size_t len_bytes)
+{
+    pthread_mutex_lock(&held.lock);
+    size_t len = MIN(len_bytes, sizeof(held.bytes) - held.len);
+
+    memcpy(held.bytes + held.len, data, len);
+    held.len += len;
+    pthread_mutex_unlock(&held.lock);
+}
+
 /* Waits for room in steps and writes no more than there is room for, so that a console that nobody
  * reads cannot hold up the end of the run: stdout is shared with others, and so it blocks. */
-void terminal_write(const uint8_t *data, size_t len_bytes)
+static void write_out(const uint8_t *data, size_t len_bytes, bool may_wait)
 {
     struct pollfd room = { .fd = STDOUT_FILENO, .events = POLLOUT };
 
     while (len_bytes > 0 && !atomic_load(&terminal.output_stopped)) {
-        int ready = poll(&room, 1, OUTPUT_WAIT_MS);
+        bool wait = may_wait && !atomic_load(&terminal.output_held);
+        int ready = poll(&room, 1, wait ? OUTPUT_WAIT_MS : 0);
 
+        if (ready == 0 && !wait) {
+            hold(data, len_bytes);
+            return;
+        }
         if (ready == 0 || (ready < 0 && errno == EINTR)) {
             continue;
         }
@@ -245,6 +273,38 @@ void terminal_write(const uint8_t *data, size_t len_bytes)
     }
 }
 
+static void write_held(bool may_wait)
+{
+    uint8_t bytes[HELD_BYTES];
+
+    if (atomic_load(&held.len) == 0) {
+        return;
+    }
+    pthread_mutex_lock(&held.lock);
+    size_t len = held.len;
+
+    memcpy(bytes, held.bytes, len);
+    held.len = 0;
+    pthread_mutex_unlock(&held.lock);
+    write_out(bytes, len, may_wait);
+}
+
+void terminal_write(const uint8_t *data, size_t len_bytes)
+{
+    bool may_wait = !thread_is_main();
+
+    write_held(may_wait);
+    write_out(data, len_bytes, may_wait);
+}
+
+void terminal_hold_output(bool on)
+{
+    atomic_store(&terminal.output_held, on);
+    if (!on) {
+        write_held(false);
+    }
+}
+
 void terminal_stop_output(void)
 {
     atomic_store(&terminal.output_stopped, true);
@@ -253,6 +313,7 @@ void terminal_stop_output(void)
 int terminal_start(AioContext *ctx, const TerminalOps *ops, void *opaque, Error *err)
 {
     memset(&terminal, 0, sizeof(terminal));
+    held.len = 0;
     terminal.ctx = ctx;
     terminal.ops = ops;
     terminal.opaque = opaque;

@@ -33,8 +33,12 @@ void terminal_resume(void);
 
 /* The guest has room for input again. Any thread. */
 void terminal_room(void);
-/* Guest output; errors are ignored, the guest's console is not worth its life. Any thread. */
+/* Guest output; errors are ignored, the guest's console is not worth its life. Any thread; waits for
+ * a reader, but for main. */
 void terminal_write(const uint8_t *data, size_t len_bytes) NONNULL(1);
+/* While it is held, no vCPU thread waits for a reader, so that it can be paused; what was under way
+ * is kept and printed later. Main. */
+void terminal_hold_output(bool on);
 /* From now on output is thrown away, so that no vCPU thread waits for a reader. Main. */
 void terminal_stop_output(void);
 

@@ -408,4 +408,42 @@ TEST(terminal, stopped_output_lets_a_writer_go_that_nobody_reads)
     ASSERT_EQ(pthread_join(writer, NULL), 0);
 }
 
+static void *write_letters(void *opaque)
+{
+    terminal_write((const uint8_t *)"abc", 3);
+    return NULL;
+}
+
+TEST(terminal, held_output_lets_a_writer_go_and_leaves_later_in_order)
+{
+    static uint8_t text[1 << 20];
+    pthread_t writer;
+    ssize_t len;
+    int out[2];
+
+    ASSERT_EQ(pipe2(out, O_NONBLOCK), 0);
+    while (write(out[1], text, sizeof(text)) > 0) {
+    }
+    ASSERT_EQ(dup2(out[1], STDOUT_FILENO), STDOUT_FILENO);
+    ASSERT_EQ(pthread_create(&writer, NULL, write_letters, NULL), 0);
+    terminal_hold_output(true);
+    ASSERT_EQ(pthread_join(writer, NULL), 0);
+    terminal_write((const uint8_t *)"def", 3); /* main never waits */
+    terminal_hold_output(false);
+    terminal_write((const uint8_t *)"ghi", 3);
+    while ((len = read(out[0], text, sizeof(text))) == sizeof(text)) {
+    }
+    terminal_hold_output(false);
+    len = read(out[0], text, sizeof(text));
+    ASSERT_EQ(len, 9);
+    EXPECT_TRUE(memcmp(text, "abcdefghi", 9) == 0);
+
+    for (unsigned i = 0; i < 1000; i++) { /* what is kept has an end */
+        terminal_hold_output(true);
+        while (write(out[1], text, sizeof(text)) > 0) {
+        }
+        terminal_write(text, 100);
+    }
+}
+
 TEST_MAIN()
