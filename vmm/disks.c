@@ -23,7 +23,6 @@ static main_fn int create_iothreads(Machine *machine, Error *err)
                            : iothread_create(wanted->id, &wanted->params, err);
 
         if (!iothread) {
-            error_prefix(err, "--iothread %s: ", wanted->id);
             return -EIO;
         }
         machine->iothreads[machine->nb_iothreads++] = iothread;
