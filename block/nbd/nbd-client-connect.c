@@ -10,16 +10,19 @@
  * the client is told, and what lies behind the end is for the server to refuse meanwhile.
  *
  * Attempts follow each other after a pause that doubles; a reply to a request sets it back. So a
- * server that takes connections and breaks them is not asked without end.
+ * server that takes connections and breaks them is not asked without end. Nor is all the time there
+ * is spent on one that hangs, as with a machine that is gone in the middle of a handshake: the first
+ * one has ATTEMPT_FIRST_NS, each later one twice as long, for servers that are only slow.
  */
 #include "block/nbd/nbd-client-int.h"
 
 #define PAUSE_FIRST_NS  (50 * (int64_t)1000000)
 #define PAUSE_MAX_NS    (1000 * (int64_t)1000000)
-#define ATTEMPT_NS      (30 * (int64_t)1000000000) /* of a connection when nothing else limits it */
-#define LATE_ATTEMPT_NS (2 * (int64_t)1000000000)  /* of one after the time for waiting is up */
-#define MORE_NS         (2 * (int64_t)1000000000)  /* of the second one and those after it */
-#define LEAVE_NS        ((int64_t)1000000000)
+#define ATTEMPT_NS       (30 * (int64_t)1000000000) /* of a connection when nothing else limits it */
+#define ATTEMPT_FIRST_NS (2 * (int64_t)1000000000)  /* of the first one when others may follow */
+#define LATE_ATTEMPT_NS  (2 * (int64_t)1000000000)  /* of one after the time for waiting is up */
+#define MORE_NS          (2 * (int64_t)1000000000)  /* of the second one and those after it */
+#define LEAVE_NS         ((int64_t)1000000000)
 
 /* --- one attempt --- */
 
@@ -117,17 +120,27 @@ static co_fn int attempt(NbdConn *conn, bool first, int64_t deadline_ns, Error *
     return 0;
 }
 
+/* Until when an attempt may take that begins now; *attempt_ns is what it, and then the next one, may
+ * take while there is time for more than one, until @deadline_ns. */
+static int64_t attempt_limit_ns(int64_t deadline_ns, int64_t *attempt_ns)
+{
+    int64_t limit_ns = MIN(deadline_ns, aio_now_ns() + *attempt_ns);
+
+    *attempt_ns = MIN(*attempt_ns * 2, ATTEMPT_NS);
+    return limit_ns;
+}
+
 /* --- the first time --- */
 
 int conn_co_open(NbdConn *conn, int64_t deadline_ns, Error *err)
 {
     bool first = conn->index == 0;
-    int64_t pause_ns = PAUSE_FIRST_NS;
+    int64_t pause_ns = PAUSE_FIRST_NS, attempt_ns = ATTEMPT_FIRST_NS;
 
     for (;;) {
         int64_t now_ns = aio_now_ns();
-        int64_t limit_ns =
-            deadline_ns > now_ns ? deadline_ns : now_ns + (first ? ATTEMPT_NS : MORE_NS);
+        int64_t limit_ns = deadline_ns > now_ns ? attempt_limit_ns(deadline_ns, &attempt_ns)
+                                                : now_ns + (first ? ATTEMPT_NS : MORE_NS);
         Error reason;
 
         if (attempt(conn, first, limit_ns, &reason) == 0) {
@@ -211,7 +224,7 @@ static void tell(NbdConn *conn, const char *reason)
 
 static co_fn int reconnect(NbdConn *conn)
 {
-    int64_t deadline_ns;
+    int64_t deadline_ns, attempt_ns = ATTEMPT_FIRST_NS;
     Error err;
 
     pthread_mutex_lock(&conn->lock);
@@ -230,7 +243,8 @@ static co_fn int reconnect(NbdConn *conn)
             return -EIO;
         }
         grow_pause(conn);
-        limit_ns = MAX(deadline_ns, aio_now_ns() + LATE_ATTEMPT_NS);
+        limit_ns = MAX(attempt_limit_ns(deadline_ns, &attempt_ns),
+                       aio_now_ns() + LATE_ATTEMPT_NS);
         pthread_mutex_lock(&conn->lock);
         if (!atomic_load(&conn->client->given_up)) {
             channel_cancel_init(&conn->cancel);

@@ -745,6 +745,50 @@ TEST(nbd_client, opening_ends_though_the_server_does_not_greet)
     server_stop(main);
 }
 
+/* --- an attempt that hangs, though the next one would not --- */
+
+static void greet_others_entry(void *opaque)
+{
+    unsigned silent = *(unsigned *)opaque;
+
+    assert_in_coroutine();
+    while (server.nb_connections <= silent) {
+        aio_co_sleep_ns(1000000);
+    }
+    server.silent_from = UINT_MAX;
+}
+
+/* The connection with that number is never greeted, those after it are. */
+static main_fn void do_not_greet(unsigned number)
+{
+    static unsigned silent;
+
+    silent = server.silent_from = number;
+    co_enter(co_create(greet_others_entry, &silent));
+}
+
+TEST(nbd_client, requests_do_not_wait_for_an_attempt_that_hangs_until_all_their_time_is_up)
+{
+    AioContext *main = server_start(NBD_HEADERS_STRUCTURED, gone);
+    BlockBackend *blk = disk_open("nbd+unix:///?socket=%s,reconnect-delay=20", server_path());
+
+    do_not_greet(1);
+    EXPECT_EQ(read_at(blk, 0), 0);
+    EXPECT_EQ(server.nb_connections, 3);
+    blk_close(blk);
+    server_stop(main);
+}
+
+TEST(nbd_client, nor_does_opening)
+{
+    AioContext *main = server_start(NBD_HEADERS_STRUCTURED, NULL);
+
+    do_not_greet(0);
+    blk_close(disk_open("nbd+unix:///?socket=%s,open-timeout=20", server_path()));
+    EXPECT_EQ(server.nb_connections, 2);
+    server_stop(main);
+}
+
 /* --- a server that says nothing --- */
 
 static main_fn void expect_drain_ends(const char *options)
