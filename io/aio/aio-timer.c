@@ -242,8 +242,11 @@ int64_t timer_next_on_clocks_ns(const AioContext *ctx)
         int64_t left_ns = h->heap[0]->deadline_ns - (runs ? real_now_ns + ns : ns);
 
         if (runs || left_ns <= 0) { /* else it stands before that time */
-            int64_t deadline_ns = real_now_ns + MAX(left_ns, 0);
+            int64_t deadline_ns;
 
+            if (!checked_add(real_now_ns, MAX(left_ns, 0), &deadline_ns)) {
+                deadline_ns = INT64_MAX;
+            }
             next_ns = next_ns < 0 ? deadline_ns : MIN(next_ns, deadline_ns);
         }
     }

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
+#include <sys/timerfd.h>
 
 #include "io/aio/tests/aio-test.h"
 
@@ -55,6 +56,40 @@ TEST_ON_EACH_RING(aio_timer, ends_a_sleep_when_it_is_due)
     EXPECT_EQ(shot.calls, 1);
     /* it slept rather than span */
     EXPECT_LE(test_stats(ctx).passes, 6);
+    aio_context_destroy(ctx);
+}
+
+static void timerfd_cb(void *opaque)
+{
+    *(bool *)opaque = true;
+}
+
+/* On a clock of its own that runs, too. */
+TEST_ON_EACH_RING(aio_timer, a_deadline_at_the_end_of_time_keeps_nobody_awake)
+{
+    static const AioHandlerOps ops = { .read = timerfd_cb };
+    const struct itimerspec soon = { .it_value.tv_nsec = 5 * MS };
+    AioContext *ctx = test_context(NULL);
+    Shot last = { .calls = 0 }, on_clock = { .calls = 0 };
+    int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    bool ready = false;
+    AioClock clock;
+
+    aio_clock_init(&clock);
+    aio_clock_start(&clock);
+    aio_timer_init(&last.timer, ctx, shot_cb, &last);
+    aio_timer_arm(&last.timer, INT64_MAX);
+    aio_timer_init_on(&on_clock.timer, ctx, &clock, shot_cb, &on_clock);
+    aio_timer_arm(&on_clock.timer, INT64_MAX);
+    aio_set_fd_handler(ctx, fd, &ops, &ready);
+    ASSERT_EQ(timerfd_settime(fd, 0, &soon, NULL), 0);
+    AIO_WAIT_WHILE(ctx, !ready);
+    EXPECT_EQ(last.calls + on_clock.calls, 0);
+    EXPECT_LE(test_stats(ctx).passes, 6);
+    aio_set_fd_handler(ctx, fd, NULL, NULL);
+    aio_timer_disarm(&last.timer);
+    aio_timer_disarm(&on_clock.timer);
+    close(fd);
     aio_context_destroy(ctx);
 }
 
