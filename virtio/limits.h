@@ -14,6 +14,8 @@
 #define VQ_REASON_BYTES   128  /* text of what the guest did wrong */
 
 #define VHU_MEMORY_BYTES_MAX (1ull << 44) /* of a vhost-user client, in all its regions */
+#define VHU_MEMORY_BYTES_ALL (1ull << 46) /* of all together; each has the same share */
+#define VHU_LOG_BYTES_MAX    (1ull << 29) /* for as much guest memory as a client may have */
 
 #define VIRTIO_CONFIG_BYTES_MAX 256 /* a device type's configuration structure */
 

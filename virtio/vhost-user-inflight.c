@@ -79,6 +79,7 @@ co_fn int vhu_inflight_co_get(VhuSession *session, VhuMsg *msg, Error *err)
 co_fn int vhu_inflight_co_set(VhuSession *session, VhuMsg *msg, Error *err)
 {
     const VhostUserInflight *wire = &msg->payload.inflight;
+    uint64_t len_bytes = wire->nb_queues * region_bytes(is_packed(session), wire->queue_size);
     SharedMap map;
     int ret = check_numbers(session, msg, err);
 
@@ -88,11 +89,11 @@ co_fn int vhu_inflight_co_set(VhuSession *session, VhuMsg *msg, Error *err)
     if (vhu_vrings_any_started(session)) {
         return error_set(err, -EBUSY, "SET_INFLIGHT_FD while queues run");
     }
-    if (wire->mmap_size < wire->nb_queues * region_bytes(is_packed(session), wire->queue_size)) {
+    if (wire->mmap_size < len_bytes) {
         return error_set(err, -EINVAL, "SET_INFLIGHT_FD of 0x%" PRIx64 " bytes for %u queues of %u",
                          wire->mmap_size, wire->nb_queues, wire->queue_size);
     }
-    ret = shared_map_open(&map, msg->fds.fds[0], wire->mmap_offset, wire->mmap_size,
+    ret = shared_map_open(&map, msg->fds.fds[0], wire->mmap_offset, len_bytes,
                           session->server->lost_bh, err);
     if (ret < 0) {
         error_prefix(err, "SET_INFLIGHT_FD: ");

@@ -106,6 +106,8 @@ void vhu_vrings_init(VhuSession *session) NONNULL(1);
 main_fn co_fn int vhu_vrings_co_update(VhuSession *session, Error *err) NONNULL(1) WARN_UNUSED;
 /* vhu_vrings_co_reset - stop all of them; they are as at first, but for call, err and base */
 main_fn co_fn void vhu_vrings_co_reset(VhuSession *session) NONNULL(1);
+/* vhu_vrings_co_disable - SET_VRING_ENABLE 0 for all of them */
+main_fn co_fn int vhu_vrings_co_disable(VhuSession *session, Error *err) NONNULL(1) WARN_UNUSED;
 /* vhu_vrings_co_stop - stop all of them and close their descriptors */
 main_fn co_fn void vhu_vrings_co_stop(VhuSession *session) NONNULL(1);
 /* vhu_vrings_co_park, vhu_vrings_co_unpark - the client's memory is changed in between; the rings

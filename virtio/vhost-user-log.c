@@ -4,6 +4,7 @@
  * Queues are parked while the log begins, ends or changes: so each request is either logged from
  * its beginning to its end or, if it ended before, not at all.
  */
+#include <inttypes.h>
 #include <linux/vhost_types.h>
 
 #include "virtio/vhost-user-int.h"
@@ -27,7 +28,13 @@ co_fn int vhu_log_co_set_base(VhuSession *session, VhuMsg *msg, Error *err)
     const VhostUserLog *wire = &msg->payload.log;
     uint64_t zero = 0;
     SharedMap map;
-    int ret = shared_map_open(&map, msg->fds.fds[0], wire->mmap_offset, wire->mmap_size,
+    int ret;
+
+    if (wire->mmap_size > VHU_LOG_BYTES_MAX) {
+        return error_set(err, -EINVAL, "SET_LOG_BASE of 0x%" PRIx64 " bytes; at most 0x%llx",
+                         wire->mmap_size, VHU_LOG_BYTES_MAX);
+    }
+    ret = shared_map_open(&map, msg->fds.fds[0], wire->mmap_offset, wire->mmap_size,
                               session->server->lost_bh, err);
 
     if (ret < 0) {

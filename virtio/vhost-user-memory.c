@@ -8,12 +8,15 @@
 #include <inttypes.h>
 #include <string.h>
 
+static unsigned nb_memories; /* main: among which address space is shared out */
+
 int vhu_memory_init(VhuMemory *mem, AioBh *lost, Error *err)
 {
     gm_init(&mem->gm);
     mem->nb_regions = 0;
     mem->lost = lost;
     mem->regions = calloc(GUEST_MEMORY_REGIONS_MAX, sizeof(*mem->regions));
+    nb_memories += mem->regions != NULL;
     return mem->regions ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
@@ -28,6 +31,7 @@ void vhu_memory_clear(VhuMemory *mem)
 void vhu_memory_finish(VhuMemory *mem)
 {
     vhu_memory_clear(mem);
+    nb_memories -= mem->regions != NULL;
     free(take_ptr(&mem->regions));
 }
 
@@ -38,9 +42,10 @@ static int check_bytes(const VhuMemory *mem, uint64_t len_bytes, Error *err)
     for (unsigned i = 0; i < mem->nb_regions; i++) {
         total_bytes += mem->regions[i].map.len_bytes;
     }
-    if (len_bytes > VHU_MEMORY_BYTES_MAX - total_bytes) {
-        return error_set(err, -ENOSPC, "more than 0x%llx bytes of memory in all",
-                         VHU_MEMORY_BYTES_MAX);
+    uint64_t max_bytes = MIN(VHU_MEMORY_BYTES_MAX, VHU_MEMORY_BYTES_ALL / nb_memories);
+
+    if (total_bytes > max_bytes || len_bytes > max_bytes - total_bytes) {
+        return error_set(err, -ENOSPC, "more than 0x%" PRIx64 " bytes of memory in all", max_bytes);
     }
     return 0;
 }

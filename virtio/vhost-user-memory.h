@@ -31,7 +31,7 @@ typedef struct VhuMemory {
 } VhuMemory;
 
 /* vhu_memory_init - Errors: -ENOMEM */
-int vhu_memory_init(VhuMemory *mem, AioBh *lost, Error *err) NONNULL(1, 2) WARN_UNUSED;
+main_fn int vhu_memory_init(VhuMemory *mem, AioBh *lost, Error *err) NONNULL(1, 2) WARN_UNUSED;
 main_fn void vhu_memory_finish(VhuMemory *mem) NONNULL(1);
 
 /* vhu_memory_add - Errors: -EINVAL, -ENOSPC as gm_add(); those of shared_map_open(). @fd stays the

@@ -122,11 +122,10 @@ static main_fn co_fn int set_owner(VhuSession *session, VhuMsg *msg, Error *err)
 
 /* --- status and resets --- */
 
-/* Deprecated: it used to mean that. */
+/* Deprecated: it used to mean that, and to some more, with which others do not reckon. */
 static main_fn co_fn int reset_owner(VhuSession *session, VhuMsg *msg, Error *err)
 {
-    vhu_vrings_co_reset(session);
-    return 0;
+    return vhu_vrings_co_disable(session, err);
 }
 
 /* What the client shares stays, and its eventfds that we write to. */

@@ -30,19 +30,20 @@
 #include <inttypes.h>
 #include <linux/virtio_config.h>
 
-void vhu_vrings_init(VhuSession *session)
-{
-    for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
-        session->vrings[i] =
-            (VhuVring){ .size = VQ_SIZE_MAX, .kick_fd = -1, .call_fd = -1, .err_fd = -1 };
-    }
-}
-
 /* --- the queue behind a ring --- */
 
 static VirtQueue *queue_of(const VhuSession *session, unsigned index)
 {
     return vdev_queue(session->server->vdev, index);
+}
+
+void vhu_vrings_init(VhuSession *session)
+{
+    for (unsigned i = 0; i < session->server->vdev->nb_queues; i++) {
+        session->vrings[i] = (VhuVring){
+            .size = queue_of(session, i)->max_size, .kick_fd = -1, .call_fd = -1, .err_fd = -1
+        };
+    }
 }
 
 static void close_fd(int *fd)
@@ -100,8 +101,10 @@ static int set_addresses(VhuSession *session, VirtQueue *vq, const VhuVring *vri
 /* Where a ring begins that the client says nothing of; a packed one in its first lap. */
 static void default_base(const VhuSession *session, VhuVring *vring)
 {
-    if (!vring->base_given && (session->features >> VIRTIO_F_RING_PACKED & 1)) {
-        vring->base = (VqBase){ VQ_BASE_PACKED(0, 1), VQ_BASE_PACKED(0, 1) };
+    uint16_t word = session->features >> VIRTIO_F_RING_PACKED & 1 ? VQ_BASE_PACKED(0, 1) : 0;
+
+    if (!vring->base_given) {
+        vring->base = (VqBase){ word, word };
     }
 }
 
@@ -138,7 +141,7 @@ static co_fn int start_queue(VhuSession *session, unsigned index, Error *err)
     }
     vhu_log_apply(session, index);
     set_tracker(session, index);
-    vdev_queue_set_size(vdev, vq, (uint16_t)MIN(vring->size, (uint32_t)vq->max_size));
+    vdev_queue_set_size(vdev, vq, (uint16_t)vring->size);
     vq_set_base(vq, vring->base);
     vq->kick_fd = vring->kick_fd;
     vq->spins = vring->kick_fd < 0;
@@ -202,10 +205,9 @@ static co_fn void reset_rings(VhuSession *session, bool suspend)
 
         stop_queue(session, i, suspend);
         close_fd(&vring->kick_fd);
-        /* QEMU asks for the base after it has reset the device. */
-        *vring = (VhuVring){ .size = VQ_SIZE_MAX,
+        /* QEMU asks for the base after it has reset the device; another start begins anew. */
+        *vring = (VhuVring){ .size = queue_of(session, i)->max_size,
                              .base = vring->base,
-                             .base_given = vring->base_given,
                              .base_ours = true,
                              .kick_fd = -1,
                              .call_fd = vring->call_fd,
@@ -216,6 +218,14 @@ static co_fn void reset_rings(VhuSession *session, bool suspend)
 co_fn void vhu_vrings_co_reset(VhuSession *session)
 {
     reset_rings(session, false);
+}
+
+co_fn int vhu_vrings_co_disable(VhuSession *session, Error *err)
+{
+    for (unsigned i = 0; i < session->server->vdev->nb_queues; i++) {
+        session->vrings[i].enabled = false;
+    }
+    return vhu_vrings_co_update(session, err);
 }
 
 co_fn void vhu_vrings_co_stop(VhuSession *session)

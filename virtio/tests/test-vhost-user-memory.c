@@ -106,6 +106,26 @@ TEST(vhu_memory, what_is_no_memory_is_refused_and_nothing_stays_mapped)
     end();
 }
 
+/* The file is too short for either; what is refused is told from what is tried. */
+TEST(vhu_memory, clients_share_out_the_address_space)
+{
+    VhuMemory others[63];
+    int fd = make_file(PAGE);
+
+    begin();
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++) {
+        ASSERT_EQ(vhu_memory_init(&others[i], mem.lost, NULL), 0);
+    }
+    EXPECT_EQ(add(0, (1ull << 40) + PAGE, 0, 0, fd), -ENOSPC);
+    EXPECT_EQ(add(0, 1ull << 40, 0, 0, fd), -EINVAL);
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++) {
+        vhu_memory_finish(&others[i]);
+    }
+    EXPECT_EQ(add(0, (1ull << 40) + PAGE, 0, 0, fd), -EINVAL);
+    close(fd);
+    end();
+}
+
 TEST(vhu_memory, regions_do_not_overlap_and_there_is_a_most)
 {
     int fd = make_file(PAGE);

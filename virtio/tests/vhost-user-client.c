@@ -570,7 +570,9 @@ int vfe_start_queue(VfeClient *client, unsigned index, uint32_t base)
 {
     VfeQueue *queue = &client->queues[index];
     int call_fd = client->params.polls ? -1 : queue->call_fd;
-    int ret = vfe_set_vring_state(client, VHOST_USER_SET_VRING_NUM, index, queue->ring.size);
+    int ret = client->params.without_size ? 0
+                                          : vfe_set_vring_state(client, VHOST_USER_SET_VRING_NUM,
+                                                                index, queue->ring.size);
 
     if (ret < 0 ||
         (!client->params.without_base &&

@@ -64,6 +64,7 @@ typedef struct VfeClientParams {
     uint64_t protocol_features; /* likewise */
     bool packed;                /* take packed rings, too, if they are offered */
     bool without_base;          /* SET_VRING_BASE is not sent */
+    bool without_size;          /* SET_VRING_NUM is not sent */
     bool polls;                 /* no call descriptors: somebody looks at the rings */
 } VfeClientParams;
 

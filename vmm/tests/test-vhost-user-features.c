@@ -211,6 +211,27 @@ TEST(vhost_user_features, rings_without_protocol_features_need_no_enabling)
     fixture_finish();
 }
 
+/* Deprecated; what the client said of its rings is kept. */
+TEST(vhost_user_features, reset_owner_disables_rings_and_no_more)
+{
+    VfeSlot late;
+
+    fixture_start(SERVER_PENSTOCK, NULL, NULL);
+    fixture_connect(NULL);
+    fixture_write(1, 3, 3);
+    ASSERT_EQ(vfe_request(&client, VHOST_USER_RESET_OWNER), 0);
+    vfe_slot_init(&late, &client.guest, BLOCK_BYTES);
+    vfe_slot_add(&late, &client.queues[1].ring, VIRTIO_BLK_T_IN, 3 * 8, BLOCK_BYTES, false);
+    vfe_queue_submit(&client.queues[1]);
+    ASSERT_EQ(vfe_set_vring_state(&client, VHOST_USER_SET_VRING_ENABLE, 0, 1), 0);
+    fixture_expect(0, 3, 3);
+    EXPECT_EQ(ring_used_index(&client.queues[1].ring), 1);
+    ASSERT_EQ(vfe_set_vring_state(&client, VHOST_USER_SET_VRING_ENABLE, 1, 1), 0);
+    ASSERT_EQ(vfe_queue_await(&client.queues[1], VFE_ANSWER_MS), 0);
+    EXPECT_EQ(ring_used_index(&client.queues[1].ring), 2);
+    fixture_finish();
+}
+
 static void begin_without_a_base(bool packed)
 {
     fixture_start(SERVER_PENSTOCK, NULL, NULL);

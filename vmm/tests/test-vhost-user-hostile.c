@@ -663,6 +663,11 @@ static void log_of_no_length(void)
     give_log(0, 0);
 }
 
+static void log_of_all_there_could_be(void)
+{
+    give_log(1ull << 40, 0);
+}
+
 static void log_that_wraps_around(void)
 {
     give_log(UINT64_MAX, 4096);
@@ -779,6 +784,7 @@ static const Hostile hostiles[] = {
 
     { "a log longer than its file", NEGOTIATED, log_longer_than_its_file, "" },
     { "a log of no length", NEGOTIATED, log_of_no_length, "" },
+    { "a log of 1 TiB", NEGOTIATED, log_of_all_there_could_be, "at most" },
     { "a log that wraps around", NEGOTIATED, log_that_wraps_around, "" },
 
     { "a client that says nothing", CONNECTED, nothing_at_all, NULL },

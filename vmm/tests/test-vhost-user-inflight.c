@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 
 #include "block/write-log.h"
 #include "vmm/tests/vhost-user-fixture.h"
@@ -592,6 +593,83 @@ ON_BOTH_RINGS(disabling_suspends_too)
 ON_BOTH_RINGS(what_fails_while_the_server_ends_is_left)
 ON_BOTH_RINGS(without_suspending_a_ring_is_drained)
 ON_BOTH_RINGS(a_reset_of_the_device_leaves_nothing)
+
+/* --- memory that does not fit --- */
+
+static uint64_t server_address_space_bytes(void)
+{
+    char path[64];
+    unsigned long pages = 0;
+
+    snprintf(path, sizeof(path), "/proc/%d/statm", (int)server.pid);
+    FILE *statm = fopen(path, "re");
+
+    ASSERT_TRUE(statm != NULL);
+    ASSERT_EQ(fscanf(statm, "%lu", &pages), 1);
+    fclose(statm);
+    return pages * 4096ull;
+}
+
+TEST(inflight, no_more_is_mapped_than_is_needed)
+{
+    uint64_t before_bytes, huge_bytes = 1ull << 40;
+
+    fixture_start(SERVER_PENSTOCK, NULL, NULL);
+    fixture_connect(NULL);
+    vfe_client_disconnect(&client);
+    fixture_await_idle();
+    before_bytes = server_address_space_bytes();
+    ASSERT_EQ(ftruncate(client.inflight_fd, (off_t)huge_bytes), -1); /* it is sealed */
+    close(client.inflight_fd);
+    client.inflight_fd = memfd_create("huge", MFD_CLOEXEC);
+    ASSERT_EQ(ftruncate(client.inflight_fd, (off_t)huge_bytes), 0);
+    client.inflight.mmap_size = huge_bytes;
+    ASSERT_EQ(vfe_client_connect(&client, server.socket_path), 0);
+    ASSERT_EQ(vfe_client_start(&client), 0);
+    fixture_write(0, 1, 1);
+    EXPECT_LT(server_address_space_bytes() - before_bytes, huge_bytes);
+    client.inflight.mmap_size = 4096; /* so much is mapped here */
+    fixture_finish();
+}
+
+static const uint64_t no_inflight = ~(1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+
+/* Without SET_VRING_NUM a ring is as large as it may be, and no head beyond that is believed. */
+TEST(inflight, a_head_beyond_a_queue_without_a_size_is_refused)
+{
+    char options[3 * SERVER_PATH_BYTES], path[SERVER_PATH_BYTES + 8];
+
+    server_init(&server, SERVER_PENSTOCK, DISK_BYTES);
+    snprintf(path, sizeof(path), "%s2", server.socket_path);
+    snprintf(options, sizeof(options),
+             "--disk driver=null,size=1M,id=other --vhost-user "
+             "disk=other,socket-path=%s,queues=1,queue-size=16",
+             path);
+    server_start(&server, NB_QUEUES, "path=IMAGE,id=first", options);
+    vfe_client_init(&client, &(VfeClientParams){ .nb_queues = 1,
+                                                 .queue_size = 1024,
+                                                 .ram_bytes = MIB,
+                                                 .protocol_features = no_inflight,
+                                                 .without_size = true });
+    ASSERT_EQ(vfe_client_connect(&client, path), 0);
+    client.params.nb_queues = 0; /* up to the rings */
+    ASSERT_EQ(vfe_client_start(&client), 0);
+    client.params.nb_queues = 1;
+    ASSERT_EQ(vfe_get_inflight(&client), 0);
+    region = vfe_inflight_split(&client, 0);
+    *region = (VhostUserQueueSplit){ .version = VHOST_USER_INFLIGHT_VERSION, .desc_num = 1024 };
+    region->desc[1000].inflight = 1;
+    ASSERT_EQ(vfe_set_inflight(&client), 0);
+    int ret = vfe_start_queue(&client, 0, 0);
+
+    EXPECT_TRUE(ret == -ECONNRESET || ret == -EPIPE || ret == -EREMOTEIO);
+    vfe_client_finish(&client);
+    EXPECT_EQ(server_stop(&server), 0);
+    AUTO_FREE char *log = server_log(&server);
+
+    EXPECT_TRUE(strstr(log, "head 1000 of a queue of 16") != NULL);
+    server_finish(&server);
+}
 
 /* --- what no server has left there --- */
 
