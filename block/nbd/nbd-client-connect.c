@@ -22,6 +22,7 @@
 #define ATTEMPT_FIRST_NS (2 * (int64_t)1000000000)  /* of the first one when others may follow */
 #define LATE_ATTEMPT_NS  (2 * (int64_t)1000000000)  /* of one after the time for waiting is up */
 #define MORE_NS          (2 * (int64_t)1000000000)  /* of the second one and those after it */
+#define PROBE_NS         (5 * (int64_t)1000000000)  /* requests may be waiting for what it finds */
 #define LEAVE_NS         ((int64_t)1000000000)
 
 /* --- one attempt --- */
@@ -310,7 +311,7 @@ int nbd_client_co_probe(NbdClient *client, Error *err)
     uint8_t buf[NBD_EXTENDED_REQUEST_BYTES];
     NbdRequest req = { .type = NBD_CMD_DISC };
     NbdExport export;
-    Channel *ch = connect_once(client, NULL, aio_now_ns() + ATTEMPT_NS, &export, err);
+    Channel *ch = connect_once(client, NULL, aio_now_ns() + PROBE_NS, &export, err);
 
     if (!ch) {
         return err && err->code < 0 ? err->code : -EIO;
