@@ -99,7 +99,7 @@ co_fn int blk_co_block_status(BlockBackend *blk, uint64_t offset_bytes, uint64_t
  * blk_truncate         make it @length_bytes; what is new reads as zeroes, what is cut off is lost
  * blk_refresh_length   look how long it is now, after somebody else has changed it
  * Errors: -EPERM read-only; -EOPNOTSUPP the storage has no such thing; -EINVAL not a multiple of
- *         what it needs; from the storage.
+ *         what it needs; -EMEDIUMTYPE it is empty now; from the storage.
  * Context: main, in a coroutine or not.
  */
 int blk_truncate(BlockBackend *blk, uint64_t length_bytes, Error *err) NONNULL(1) WARN_UNUSED;

@@ -206,7 +206,8 @@ co_fn GRAPH_RD int bdrv_co_prefetch(BlockNode *node, uint64_t offset_bytes,
 co_fn GRAPH_RD int bdrv_co_block_status(BlockNode *node, uint64_t offset_bytes, uint64_t len_bytes,
                                uint64_t *ret_len_bytes) NONNULL(1, 4) WARN_UNUSED;
 /* As the driver's, coroutine in main; the node is drained. They tell all parents of a new length.
- * Errors: -EOPNOTSUPP the driver cannot; -EINVAL no multiple of what the node needs. */
+ * Errors: -EOPNOTSUPP the driver cannot; -EINVAL no multiple of what the node needs; -EMEDIUMTYPE
+ * it has become empty, and no disk is. */
 co_fn GRAPH_RD int bdrv_co_truncate(BlockNode *node, uint64_t length_bytes, Error *err) WARN_UNUSED;
 co_fn GRAPH_RD int bdrv_co_refresh_length(BlockNode *node, Error *err) WARN_UNUSED;
 

@@ -75,7 +75,10 @@ co_fn GRAPH_RD int bdrv_co_truncate(BlockNode *node, uint64_t length_bytes, Erro
     if (!owner->driver->co_truncate) {
         return error_set(err, -EOPNOTSUPP, "'%s': its length cannot be changed", owner->name);
     }
-    if (length_bytes == 0 || length_bytes % unit_bytes != 0) {
+    if (length_bytes == 0) {
+        return error_set(err, -EINVAL, "'%s': a disk cannot be empty", owner->name);
+    }
+    if (length_bytes % unit_bytes != 0) {
         return error_set(err, -EINVAL, "'%s': a length of %" PRIu64 " is no multiple of %" PRIu64,
                          owner->name, length_bytes, unit_bytes);
     }
@@ -103,6 +106,9 @@ co_fn GRAPH_RD int bdrv_co_refresh_length(BlockNode *node, Error *err)
     }
     if (!owner->read_only) {
         length_bytes = ALIGN_DOWN(length_bytes, unit_bytes);
+    }
+    if (length_bytes == 0) {
+        return error_set(err, -EMEDIUMTYPE, "'%s': nothing is left of it", owner->name);
     }
     bdrv_set_length(owner, length_bytes);
     return 0;

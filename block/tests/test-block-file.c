@@ -737,6 +737,7 @@ TEST(file, a_file_that_others_make_longer_or_shorter_is_seen_when_looked_at)
     Place p;
     BlockBackend *blk;
     char buf[512];
+    Error err;
 
     place_init(&p);
     make_file(p.path, 64 * KIB, 'a');
@@ -749,6 +750,11 @@ TEST(file, a_file_that_others_make_longer_or_shorter_is_seen_when_looked_at)
     ASSERT_EQ(truncate(p.path, 4 * KIB), 0);
     EXPECT_EQ(blk_refresh_length(blk, NULL), 0);
     EXPECT_EQ(run_read(blk, 4 * KIB, 512, buf), -EINVAL);
+    ASSERT_EQ(truncate(p.path, 0), 0);
+    EXPECT_EQ(blk_refresh_length(blk, &err), -EMEDIUMTYPE);
+    EXPECT_TRUE(strstr(err.msg, "nothing is left of it") != NULL);
+    EXPECT_EQ(blk_length(blk), 4 * KIB);
+    EXPECT_EQ(run_read(blk, 0, 512, buf), -EIO);
     EXPECT_EQ(blk_close(blk), 0);
     place_finish(&p);
 }
