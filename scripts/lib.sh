@@ -8,7 +8,9 @@
 #   PENSTOCK_BUILD this checkout's build directories inside the cache
 
 PENSTOCK_SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-PENSTOCK_CACHE=${PENSTOCK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/penstock}
+# Services and containers may have no HOME; then it is what the system knows.
+PENSTOCK_CACHE=${PENSTOCK_CACHE:-${XDG_CACHE_HOME:-${HOME:-$(getent passwd "$(id -u)" |
+    cut -d: -f6)}/.cache}/penstock}
 # A build directory belongs to one checkout: its path, as a checksum, names it.
 # shellcheck disable=SC2034
 PENSTOCK_BUILD=$PENSTOCK_CACHE/build-$(printf %s "$PENSTOCK_SRC" | cksum | cut -d' ' -f1)
