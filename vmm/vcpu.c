@@ -213,7 +213,7 @@ static int start_threads(Vcpus *vcpus, Error *err)
 
         if (ret < 0) {
             atomic_fetch_sub(&vcpus->nb_running, 1);
-            return error_set(err, ret, "vcpu%u: thread: %s", i, error_strerror(ret));
+            return error_set(err, ret, "vcpu%u: starting the thread: %s", i, thread_strerror(ret));
         }
         vcpu->thread_started = true;
     }

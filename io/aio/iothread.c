@@ -116,7 +116,7 @@ static int start(IOThread *iot, const cpu_set_t *cpus, Error *err)
     int cpu;
 
     if (ret < 0 && !(cpus && ret == -EINVAL)) {
-        return error_set(err, ret, "starting the thread: %s", error_strerror(ret));
+        return error_set(err, ret, "starting the thread: %s", thread_strerror(ret));
     }
     if (!cpus) {
         return 0;

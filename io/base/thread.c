@@ -8,6 +8,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "io/base/error.h"
+
 #define NAME_BYTES 16 /* TASK_COMM_LEN of the kernel, with the terminator */
 
 bool thread_is_main(void)
@@ -39,6 +41,12 @@ void thread_block_signals(sigset_t *ret_saved)
         sigdelset(&set, own[i]);
     }
     pthread_sigmask(SIG_BLOCK, &set, ret_saved);
+}
+
+const char *thread_strerror(int code)
+{
+    return code == -EAGAIN ? "there may be no more; raise ulimit -u, or pids.max of the cgroup"
+                           : error_strerror(code);
 }
 
 void thread_set_name(const char *fmt, ...)

@@ -34,6 +34,9 @@ void thread_use_main_cpus(void);
  */
 void thread_block_signals(sigset_t *ret_saved) NONNULL(1);
 
+/* thread_strerror - why a thread could not be started, -errno, with what to do about it */
+const char *thread_strerror(int code);
+
 /* thread_set_name - what `top -H` shows; the first 15 bytes are kept */
 void thread_set_name(const char *fmt, ...) PRINTF(1, 2);
 

@@ -8,6 +8,7 @@
 #include "io/aio/aio-worker.h"
 #include "io/aio/iothread.h"
 #include "io/aio/tests/aio-test.h"
+#include "io/aio/tests/refuse.h"
 #include "io/base/thread.h"
 
 static main_fn IOThread *test_iothread(const char *id)
@@ -272,6 +273,20 @@ static void blocking_entry(void *opaque)
 {
     assert_in_coroutine();
     EXPECT_EQ(aio_co_run_blocking(affinity_blocking, opaque), 0);
+}
+
+TEST(iothread, thread_that_the_system_refuses_is_told_with_the_limits)
+{
+    Error err = { 0 };
+
+    if (HAVE_TSAN || HAVE_ASAN) {
+        TEST_SKIP("the sanitizer reports the failure of pthread_create() itself");
+    }
+    refuse(SYS_clone, EAGAIN);
+    refuse(SYS_clone3, EAGAIN);
+    EXPECT_FALSE(iothread_create("one", NULL, &err));
+    EXPECT_EQ(err.code, -EAGAIN);
+    EXPECT_TRUE(strstr(err.msg, "ulimit -u") != NULL);
 }
 
 TEST(iothread, workers_that_a_bound_thread_starts_are_not_bound)
