@@ -591,7 +591,6 @@ TEST(length, is_changed_by_who_may_and_to_what_fits)
     EXPECT_STREQ(err.msg, "disk 'mem0': 'mem': a length of 4608 is no multiple of 4096");
     EXPECT_EQ(blk_truncate(disk.blk, 0, &err), -EINVAL);
     EXPECT_STREQ(err.msg, "disk 'mem0': 'mem': a disk cannot be empty");
-    EXPECT_EQ(blk_truncate(disk.blk, 0, &err), -EINVAL);
     EXPECT_EQ(blk_truncate(disk.blk, 1 << 20, &err), -ENOSPC);
     EXPECT_STREQ(err.msg, "disk 'mem0': mem: no");
     EXPECT_EQ(blk_length(disk.blk), 64 * KIB);
