@@ -141,7 +141,7 @@ static bool is_over(const Export *export)
 
 /* --- the beginning --- */
 
-static int open_signals(Export *export, Error *err)
+static main_fn int open_signals(Export *export, Error *err)
 {
     static const AioHandlerOps ops = { .read = signal_cb };
     sigset_t set;

@@ -44,6 +44,7 @@
  * process. */
 static void end_by_signal(Machine *machine, int signo)
 {
+    assert_main();
     if (!machine->signal_received) {
         machine->signal_received = signo;
         machine->signal_ns = aio_now_ns();
@@ -563,6 +564,7 @@ int machine_run(Machine *machine, Error *err)
                                            .quit = quit_cb,
                                            .go_on = continue_cb };
 
+    assert_main();
     if (terminal_start(machine->main, &terminal, machine, err) < 0) {
         return MACHINE_EXIT_HOST_FAILURE;
     }
