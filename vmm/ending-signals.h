@@ -14,14 +14,14 @@
 
 #include <signal.h>
 
-#include "io/base/thread.h"
+#include "io/base/compiler.h"
 
 /* ending_signals_fill - SIGTERM, SIGINT, SIGQUIT, and SIGHUP unless it is ignored, as by nohup(1) */
 void ending_signals_fill(sigset_t *ret_set) NONNULL(1);
 
 /* ending_signals_block - for the descriptor. ending_signals_release - each of them ends the process
  * at once, one that came before, too. */
-main_fn void ending_signals_block(void);
-main_fn void ending_signals_release(void);
+void ending_signals_block(void);
+void ending_signals_release(void);
 
 #endif

@@ -18,7 +18,6 @@ static void signal_cb(void *opaque)
     Tool *tool = opaque;
     struct signalfd_siginfo info;
 
-    assert_main();
     if (read(tool->signal_fd, &info, sizeof(info)) == sizeof(info)) {
         tool->signal_received = (int)info.ssi_signo;
         ending_signals_release();
