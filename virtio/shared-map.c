@@ -9,22 +9,37 @@
  *       an entry that had the same even version before and after it was read is whole.
  *   (2) The entry of the mapping that an access went to does not change meanwhile: who closes a
  *       map has seen to it that nobody uses it.
+ *   (3) No mapping can become one with its neighbour, as two would that show a file's consecutive
+ *       parts: behind each is a guard page of a kind that merges with nothing. So the kernel need
+ *       not split anything to replace one, and that works when the process has all the mappings
+ *       that it may have (vm.max_map_count). Where it has one more, as it can by mmap(), the guard
+ *       page is given up for it.
+ *
+ * What remains: a mapping cannot be replaced where the private memory for it is not to be had
+ * (vm.overcommit_memory = 2, RLIMIT_DATA, RLIMIT_AS), or where other threads make mappings at the
+ * limit as fast as they are given up. Then the signal ends the process.
  */
 #include "virtio/shared-map.h"
 
 #include <inttypes.h>
 #include <linux/magic.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+
+#define GUARD_BYTES  4096u
+#define THP_BYTES    (2u << 20) /* what one entry of a page directory can map */
+#define REPLACES_MAX 100        /* attempts of one signal */
 
 typedef struct MapEntry {
     _Atomic unsigned version;
     _Atomic uintptr_t base; /* 0: free */
     _Atomic size_t bytes;
     AioBh *_Atomic lost;
+    _Atomic bool guarded; /* the guard page is there; not part of the version */
 } MapEntry;
 
 static MapEntry entries[SHARED_MAPS_MAX];
@@ -35,15 +50,17 @@ static struct sigaction before; /* who handled the signal until now */
 /* --- the handler --- */
 
 typedef struct Found {
+    MapEntry *entry;
     uintptr_t base;
     size_t bytes;
     AioBh *lost;
 } Found;
 
-static bool entry_read(const MapEntry *entry, Found *ret_found)
+static bool entry_read(MapEntry *entry, Found *ret_found)
 {
     unsigned version = atomic_load(&entry->version);
 
+    ret_found->entry = entry;
     ret_found->base = atomic_load(&entry->base);
     ret_found->bytes = atomic_load(&entry->bytes);
     ret_found->lost = atomic_load(&entry->lost);
@@ -63,14 +80,33 @@ static bool find(uintptr_t addr, Found *ret_found)
     return false;
 }
 
+/* Make room for a mapping; at most once, by whoever comes first. */
+static void give_up_guard(const Found *found)
+{
+    if (atomic_exchange(&found->entry->guarded, false)) {
+        munmap((void *)(found->base + found->bytes), GUARD_BYTES);
+    }
+}
+
+static bool put_zeroes(const Found *found)
+{
+    for (unsigned i = 0; i < REPLACES_MAX; i++) {
+        if (mmap((void *)found->base, found->bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED) {
+            return true;
+        }
+        give_up_guard(found);
+        sched_yield(); /* another thread may be at it */
+    }
+    return false;
+}
+
 static void sigbus_handler(int signo, siginfo_t *info, void *context)
 {
     int saved = errno;
     Found found = { 0 };
 
-    if (info->si_code <= 0 || !find((uintptr_t)info->si_addr, &found) ||
-        mmap((void *)found.base, found.bytes, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
+    if (info->si_code <= 0 || !find((uintptr_t)info->si_addr, &found) || !put_zeroes(&found)) {
         /* Not ours: the access is made again, and this time whoever was there before hears of it. A
          * signal that somebody sent does not come again by itself. */
         sigaction(signo, &before, NULL);
@@ -112,6 +148,7 @@ static int entry_take(const SharedMap *map, AioBh *lost, unsigned *ret_slot)
     if (slot == SHARED_MAPS_MAX) {
         return -ENOSPC;
     }
+    atomic_store(&entries[slot].guarded, true);
     entry_write(&entries[slot], (uintptr_t)map->base, map->base_bytes, lost);
     if (slot >= atomic_load(&nb_used)) {
         atomic_store(&nb_used, slot + 1);
@@ -167,6 +204,46 @@ static int check_range(int fd, uint64_t offset, uint64_t len_bytes, Error *err)
     return 0;
 }
 
+/* Into a place that was reserved with its guard page. Large ones are where the kernel may use large
+ * pages for them. */
+static int map_guarded(SharedMap *map, int fd, uint64_t begin, uint64_t page_bytes)
+{
+    uint64_t align_bytes = map->base_bytes >= THP_BYTES ? MAX(page_bytes, THP_BYTES) : page_bytes;
+    uint64_t reserved_bytes = align_bytes + map->base_bytes + GUARD_BYTES;
+    char *reserved =
+        mmap(NULL, reserved_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (reserved == MAP_FAILED) {
+        return -errno;
+    }
+    char *base = reserved + (begin - (uintptr_t)reserved) % align_bytes;
+    char *guard = base + map->base_bytes, *end = guard + GUARD_BYTES;
+
+    /* Shared memory without a name is an object of its own each time. */
+    if (mmap(base, map->base_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+             fd, (off_t)begin) == MAP_FAILED ||
+        mmap(guard, GUARD_BYTES, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+             -1, 0) == MAP_FAILED) {
+        int ret = -errno;
+
+        munmap(reserved, reserved_bytes);
+        return ret;
+    }
+    if (base > reserved) {
+        munmap(reserved, (size_t)(base - reserved));
+    }
+    munmap(end, (size_t)(reserved + reserved_bytes - end));
+    /* Others' memory is not for our core dumps. */
+    madvise(base, map->base_bytes, MADV_DONTDUMP);
+    map->base = base;
+    return 0;
+}
+
+static void unmap_guarded(const SharedMap *map, bool guarded)
+{
+    munmap(map->base, map->base_bytes + (guarded ? GUARD_BYTES : 0));
+}
+
 int shared_map_open(SharedMap *map, int fd, uint64_t offset, uint64_t len_bytes, AioBh *lost,
                     Error *err)
 {
@@ -181,18 +258,14 @@ int shared_map_open(SharedMap *map, int fd, uint64_t offset, uint64_t len_bytes,
     SharedMap new = { .len_bytes = len_bytes,
                       .base_bytes = ALIGN_UP(offset + len_bytes, page_bytes) - begin };
 
-    new.base = mmap(NULL, new.base_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
-                    (off_t)begin);
-    if (new.base == MAP_FAILED) {
-        return error_set(err, -errno, "mmap of 0x%" PRIx64 " bytes: %s", len_bytes,
-                         error_strerror(errno));
+    if ((ret = map_guarded(&new, fd, begin, page_bytes)) < 0) {
+        return error_set(err, ret, "mmap of 0x%" PRIx64 " bytes: %s", len_bytes,
+                         error_strerror(ret));
     }
-    /* Others' memory is not for our core dumps. */
-    madvise(new.base, new.base_bytes, MADV_DONTDUMP);
     new.addr = (char *)new.base + (offset - begin);
     pthread_once(&once, install_handler);
     if ((ret = entry_take(&new, lost, &new.slot)) < 0) {
-        munmap(new.base, new.base_bytes);
+        unmap_guarded(&new, true);
         return error_set(err, ret, "more than %d pieces of shared memory", SHARED_MAPS_MAX);
     }
     *map = new;
@@ -204,9 +277,11 @@ void shared_map_close(SharedMap *map)
     if (!map->addr) {
         return;
     }
-    entry_write(&entries[map->slot], 0, 0, NULL);
+    MapEntry *entry = &entries[map->slot];
+
+    entry_write(entry, 0, 0, NULL);
     atomic_fetch_sub(&nb_open, 1);
-    munmap(map->base, map->base_bytes);
+    unmap_guarded(map, atomic_load(&entry->guarded));
     *map = (SharedMap){ .addr = NULL };
 }
 

@@ -3,6 +3,7 @@
  * what happens when it goes away
  */
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "io/base/test.h"
@@ -179,6 +180,109 @@ TEST(shared_map, a_file_that_is_cut_shorter_reads_as_zeroes_and_is_told)
     while (aio_poll(ctx, false)) {
     }
     EXPECT_EQ(nb_lost, 1);
+    close(fd);
+    end();
+}
+
+/* How many mappings of make_file()'s we have. */
+static unsigned count_mappings(void)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    char line[512];
+    unsigned nb = 0;
+
+    ASSERT_TRUE(maps);
+    while (fgets(line, sizeof(line), maps)) {
+        nb += strstr(line, "/memfd:test") != NULL;
+    }
+    fclose(maps);
+    return nb;
+}
+
+static unsigned mappings_max(void)
+{
+    FILE *file = fopen("/proc/sys/vm/max_map_count", "re");
+    unsigned nb = 0;
+
+    ASSERT_TRUE(file && fscanf(file, "%u", &nb) == 1);
+    fclose(file);
+    if (nb > 300000) {
+        TEST_SKIP("vm.max_map_count is %u", nb);
+    }
+    return nb;
+}
+
+#define SINGLES_MAX 64
+
+/* All the mappings that there may be: what can be split is split, and then some at once. */
+typedef struct Ballast {
+    char *base;
+    size_t len_bytes;
+    void *singles[SINGLES_MAX];
+    unsigned nb_singles;
+} Ballast;
+
+static void ballast_take(Ballast *ballast, unsigned max)
+{
+    size_t offset = 0;
+
+    ballast->nb_singles = 0;
+    ballast->len_bytes = 2ull * max * PAGE;
+    ballast->base = mmap(NULL, ballast->len_bytes, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    ASSERT_TRUE(ballast->base != MAP_FAILED);
+    while (mprotect(ballast->base + offset, PAGE, PROT_READ) == 0) {
+        offset += 2ull * PAGE;
+        ASSERT_LT(offset, ballast->len_bytes);
+    }
+    while (ballast->nb_singles < SINGLES_MAX) {
+        void *single = mmap(NULL, PAGE, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+        if (single == MAP_FAILED) {
+            return;
+        }
+        ballast->singles[ballast->nb_singles++] = single;
+    }
+}
+
+static void ballast_drop(Ballast *ballast)
+{
+    while (ballast->nb_singles > 0) {
+        munmap(ballast->singles[--ballast->nb_singles], PAGE);
+    }
+    munmap(ballast->base, ballast->len_bytes);
+}
+
+/* Consecutive parts of a file would become one mapping, whose middle is not to be replaced then. */
+TEST(shared_map, a_file_is_cut_shorter_when_there_may_be_no_more_mappings)
+{
+    int fd = make_file(4 * PAGE);
+    unsigned max = mappings_max();
+    volatile char *p[4];
+    int seen[4];
+    Ballast ballast;
+
+    begin();
+    for (unsigned i = 4; i-- > 0;) {
+        ASSERT_EQ(add(i * PAGE, PAGE, i * PAGE, i * PAGE, fd), 0);
+    }
+    EXPECT_EQ(count_mappings(), 4);
+    for (unsigned i = 0; i < 4; i++) {
+        p[i] = gm_translate(&mem.gm, GPA(i * PAGE), PAGE);
+        *p[i] = 'x';
+    }
+    ASSERT_EQ(ftruncate(fd, 0), 0);
+    ballast_take(&ballast, max);
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned which = (i + 1) % 4; /* from the middle */
+
+        seen[which] = *p[which];
+    }
+    ballast_drop(&ballast);
+    for (unsigned i = 0; i < 4; i++) {
+        EXPECT_EQ(seen[i], 0);
+    }
+    EXPECT_EQ(count_mappings(), 0);
     close(fd);
     end();
 }
