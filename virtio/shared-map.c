@@ -10,12 +10,15 @@
  *   (2) The entry of the mapping that an access went to does not change meanwhile: who closes a
  *       map has seen to it that nobody uses it.
  *   (3) No mapping can become one with its neighbour, as two would that show a file's consecutive
- *       parts: behind each is a guard page of a kind that merges with nothing. So the kernel need
- *       not split anything to replace one, and that works when the process has all the mappings
- *       that it may have (vm.max_map_count). Where it has one more, as it can by mmap(), the guard
- *       page is given up for it.
+ *       parts: behind each is a guard page of a kind that merges with nothing. So the end of one
+ *       can be replaced without a mapping more than there are, and when the process has all that
+ *       it may have (vm.max_map_count). Where it has one more, as it can by mmap(), the guard page
+ *       is given up for it.
+ *   (4) A page alone is replaced PAGES_MAX times at most, as each time makes two mappings more.
+ *       What is replaced up to the end makes none. A file that is cut has nothing there anyway;
+ *       the exception is a file system without room for a page that the file should have.
  *
- * What remains: a mapping cannot be replaced where the private memory for it is not to be had
+ * What remains: nothing can be replaced where the private memory for it is not to be had
  * (vm.overcommit_memory = 2, RLIMIT_DATA, RLIMIT_AS), or where other threads make mappings at the
  * limit as fast as they are given up. Then the signal ends the process.
  */
@@ -33,13 +36,18 @@
 #define GUARD_BYTES  4096u
 #define THP_BYTES    (2u << 20) /* what one entry of a page directory can map */
 #define REPLACES_MAX 100        /* attempts of one signal */
+#define PAGES_MAX    16         /* replaced one by one */
 
 typedef struct MapEntry {
     _Atomic unsigned version;
     _Atomic uintptr_t base; /* 0: free */
     _Atomic size_t bytes;
+    _Atomic size_t page_bytes;
     AioBh *_Atomic lost;
-    _Atomic bool guarded; /* the guard page is there; not part of the version */
+    /* not part of the version */
+    _Atomic bool guarded;       /* the guard page is there */
+    _Atomic unsigned nb_pages;  /* replaced one by one */
+    _Atomic bool *_Atomic flag; /* NULL: none */
 } MapEntry;
 
 static MapEntry entries[SHARED_MAPS_MAX];
@@ -53,6 +61,7 @@ typedef struct Found {
     MapEntry *entry;
     uintptr_t base;
     size_t bytes;
+    size_t page_bytes;
     AioBh *lost;
 } Found;
 
@@ -63,6 +72,7 @@ static bool entry_read(MapEntry *entry, Found *ret_found)
     ret_found->entry = entry;
     ret_found->base = atomic_load(&entry->base);
     ret_found->bytes = atomic_load(&entry->bytes);
+    ret_found->page_bytes = atomic_load(&entry->page_bytes);
     ret_found->lost = atomic_load(&entry->lost);
     return version % 2 == 0 && atomic_load(&entry->version) == version;
 }
@@ -88,17 +98,36 @@ static void give_up_guard(const Found *found)
     }
 }
 
-static bool put_zeroes(const Found *found)
+/* Of the page that holds @addr, or of all from there on; the other way where the one does not work.
+ */
+static bool put_zeroes(const Found *found, uintptr_t addr)
 {
-    for (unsigned i = 0; i < REPLACES_MAX; i++) {
-        if (mmap((void *)found->base, found->bytes, PROT_READ | PROT_WRITE,
+    size_t offset = ALIGN_DOWN(addr - found->base, found->page_bytes);
+    bool alone = atomic_fetch_add(&found->entry->nb_pages, 1) < PAGES_MAX;
+
+    for (unsigned i = 0; i < REPLACES_MAX; i++, alone = !alone) {
+        size_t len_bytes = alone ? found->page_bytes : found->bytes - offset;
+
+        if (mmap((void *)(found->base + offset), len_bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED) {
             return true;
         }
-        give_up_guard(found);
-        sched_yield(); /* another thread may be at it */
+        if (!alone) {
+            give_up_guard(found);
+            sched_yield(); /* another thread may be at it */
+        }
     }
     return false;
+}
+
+static bool replace(const Found *found, uintptr_t addr)
+{
+    _Atomic bool *flag = atomic_load(&found->entry->flag);
+
+    if (flag) {
+        atomic_store(flag, true);
+    }
+    return put_zeroes(found, addr);
 }
 
 static void sigbus_handler(int signo, siginfo_t *info, void *context)
@@ -106,7 +135,9 @@ static void sigbus_handler(int signo, siginfo_t *info, void *context)
     int saved = errno;
     Found found = { 0 };
 
-    if (info->si_code <= 0 || !find((uintptr_t)info->si_addr, &found) || !put_zeroes(&found)) {
+    uintptr_t addr = (uintptr_t)info->si_addr;
+
+    if (info->si_code <= 0 || !find(addr, &found) || !replace(&found, addr)) {
         /* Not ours: the access is made again, and this time whoever was there before hears of it. A
          * signal that somebody sent does not come again by itself. */
         sigaction(signo, &before, NULL);
@@ -129,16 +160,18 @@ static void install_handler(void)
 
 /* --- the table --- */
 
-static void entry_write(MapEntry *entry, uintptr_t base, size_t bytes, AioBh *lost)
+static void entry_write(MapEntry *entry, uintptr_t base, size_t bytes, size_t page_bytes,
+                        AioBh *lost)
 {
     atomic_fetch_add(&entry->version, 1);
     atomic_store(&entry->base, base);
     atomic_store(&entry->bytes, bytes);
+    atomic_store(&entry->page_bytes, page_bytes);
     atomic_store(&entry->lost, lost);
     atomic_fetch_add(&entry->version, 1);
 }
 
-static int entry_take(const SharedMap *map, AioBh *lost, unsigned *ret_slot)
+static int entry_take(const SharedMap *map, size_t page_bytes, AioBh *lost, unsigned *ret_slot)
 {
     unsigned slot = 0;
 
@@ -149,7 +182,9 @@ static int entry_take(const SharedMap *map, AioBh *lost, unsigned *ret_slot)
         return -ENOSPC;
     }
     atomic_store(&entries[slot].guarded, true);
-    entry_write(&entries[slot], (uintptr_t)map->base, map->base_bytes, lost);
+    atomic_store(&entries[slot].nb_pages, 0);
+    atomic_store(&entries[slot].flag, NULL);
+    entry_write(&entries[slot], (uintptr_t)map->base, map->base_bytes, page_bytes, lost);
     if (slot >= atomic_load(&nb_used)) {
         atomic_store(&nb_used, slot + 1);
     }
@@ -264,7 +299,7 @@ int shared_map_open(SharedMap *map, int fd, uint64_t offset, uint64_t len_bytes,
     }
     new.addr = (char *)new.base + (offset - begin);
     pthread_once(&once, install_handler);
-    if ((ret = entry_take(&new, lost, &new.slot)) < 0) {
+    if ((ret = entry_take(&new, page_bytes, lost, &new.slot)) < 0) {
         unmap_guarded(&new, true);
         return error_set(err, ret, "more than %d pieces of shared memory", SHARED_MAPS_MAX);
     }
@@ -279,10 +314,16 @@ void shared_map_close(SharedMap *map)
     }
     MapEntry *entry = &entries[map->slot];
 
-    entry_write(entry, 0, 0, NULL);
+    entry_write(entry, 0, 0, 0, NULL);
     atomic_fetch_sub(&nb_open, 1);
     unmap_guarded(map, atomic_load(&entry->guarded));
     *map = (SharedMap){ .addr = NULL };
+}
+
+void shared_map_set_flag(const SharedMap *map, _Atomic bool *flag)
+{
+    assert(map->addr);
+    atomic_store(&entries[map->slot].flag, flag);
 }
 
 unsigned shared_map_nb(void)

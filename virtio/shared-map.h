@@ -7,9 +7,14 @@
  *            needed afterwards.
  *
  * The peer may cut its file shorter at any time: then a load or store beyond the new end is a
- * SIGBUS in whatever thread of ours made it. A handler puts zeroes in the place of the whole
- * mapping, so that the access goes on, and schedules `lost`, whose owner ends the session. System
- * calls on such memory fail with -EFAULT, as those on any other.
+ * SIGBUS in whatever thread of ours made it. A handler puts zeroes in the place of that page, so
+ * that the access goes on, and schedules `lost`, whose owner ends the session. What is still there
+ * stays as it is: requests that wait for their turn may have their data in it. After some pages of
+ * a mapping, or when one alone cannot be replaced, all that is behind it is, too.
+ *
+ * System calls on memory that has gone fail with -EFAULT, unless it was replaced: they take the
+ * zeroes for what it held. So may a copy that we make of it, whose maker looks at the flag
+ * (shared_map_set_flag()) afterwards if that matters.
  *
  * A SIGBUS anywhere else takes its ordinary course.
  */
@@ -38,6 +43,10 @@ typedef struct SharedMap {
 main_fn int shared_map_open(SharedMap *map, int fd, uint64_t offset, uint64_t len_bytes,
                             AioBh *lost, Error *err) NONNULL(1, 5) WARN_UNUSED;
 main_fn void shared_map_close(SharedMap *map) NONNULL(1);
+
+/* shared_map_set_flag - let @flag become true before anything is replaced. Before others use the
+ * memory; @flag outlives the map. */
+main_fn void shared_map_set_flag(const SharedMap *map, _Atomic bool *flag) NONNULL(1, 2);
 
 /* shared_map_nb - how many are open */
 unsigned shared_map_nb(void);

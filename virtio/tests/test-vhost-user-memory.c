@@ -184,6 +184,50 @@ TEST(shared_map, a_file_that_is_cut_shorter_reads_as_zeroes_and_is_told)
     end();
 }
 
+/* Requests that wait may have their data in what is still there. */
+TEST(shared_map, what_is_not_cut_off_stays)
+{
+    int fd = make_file(4 * PAGE);
+    volatile char *p;
+    char byte = 0;
+
+    begin();
+    ASSERT_EQ(add(0, 4 * PAGE, 0, 0, fd), 0);
+    p = gm_translate(&mem.gm, GPA(0), 4 * PAGE);
+    p[2 * PAGE - 1] = 'x';
+    ASSERT_EQ(ftruncate(fd, 2 * PAGE), 0);
+    EXPECT_EQ(p[3 * PAGE], 0);
+    EXPECT_EQ(p[2 * PAGE], 0);
+    EXPECT_EQ(p[2 * PAGE - 1], 'x');
+    p[0] = 'y';
+    ASSERT_EQ(pread(fd, &byte, 1, 0), 1);
+    EXPECT_EQ(byte, 'y');
+    close(fd);
+    end();
+}
+
+TEST(shared_map, the_flag_is_set_when_something_is_replaced)
+{
+    int fd = make_file(2 * PAGE);
+    _Atomic bool flag = false;
+    SharedMap map;
+    Error err;
+
+    begin();
+    ASSERT_EQ(shared_map_open(&map, fd, 0, 2 * PAGE, mem.lost, &err), 0);
+    shared_map_set_flag(&map, &flag);
+    volatile char *p = map.addr;
+
+    ASSERT_EQ(ftruncate(fd, PAGE), 0);
+    p[0] = 1;
+    EXPECT_FALSE(atomic_load(&flag));
+    p[PAGE] = 1;
+    EXPECT_TRUE(atomic_load(&flag));
+    shared_map_close(&map);
+    close(fd);
+    end();
+}
+
 /* How many mappings of make_file()'s we have. */
 static unsigned count_mappings(void)
 {
@@ -197,6 +241,29 @@ static unsigned count_mappings(void)
     }
     fclose(maps);
     return nb;
+}
+
+TEST(shared_map, a_file_that_is_cut_does_not_fall_to_any_number_of_pieces)
+{
+    int fd = make_file(128 * PAGE);
+    volatile char *p;
+
+    begin();
+    ASSERT_EQ(add(0, 128 * PAGE, 0, 0, fd), 0);
+    p = gm_translate(&mem.gm, GPA(0), 128 * PAGE);
+    p[3 * PAGE] = 'x';
+    ASSERT_EQ(ftruncate(fd, 4 * PAGE), 0);
+    for (unsigned i = 5; i < 128; i += 2) {
+        EXPECT_EQ(p[i * PAGE], 0);
+    }
+    EXPECT_LE(count_mappings(), 17);
+    for (unsigned i = 126; i >= 4; i -= 2) {
+        EXPECT_EQ(p[i * PAGE], 0);
+    }
+    EXPECT_EQ(count_mappings(), 1);
+    EXPECT_EQ(p[3 * PAGE], 'x');
+    close(fd);
+    end();
 }
 
 static unsigned mappings_max(void)
