@@ -50,6 +50,10 @@ static int run_config(MachineConfig *config)
     assert_main();
     log_set_level(config->log_level);
     aio_workers_set_max(config->max_workers);
+    if (config->stats_path && machine_check_stats(config->stats_path, &err) < 0) {
+        cmd_complain("%s", err.msg);
+        return MACHINE_EXIT_HOST_FAILURE;
+    }
     Machine *machine = machine_create(config, &usage, &err);
 
     if (!machine) {

@@ -38,6 +38,9 @@ int machine_run(Machine *machine, Error *err) NONNULL(1);
 /* Several lines about why the guest could not go on; NULL when it is not so. */
 const char *machine_report(Machine *machine) NONNULL(1);
 
+/* machine_check_stats - whether @path could be written at the end of the run, as far as can be told
+ * without making it */
+int machine_check_stats(const char *path, Error *err) NONNULL(1, 2) WARN_UNUSED;
 /* Counters as JSON. */
 main_fn int machine_write_stats(Machine *machine, const char *path, Error *err) NONNULL(1, 2)
     WARN_UNUSED;

@@ -5,9 +5,11 @@
  * snapshot. Names are ids (letters, digits, '-', '_', '.'), so nothing needs escaping. What the
  * words mean is said in penstock(1).
  */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "io/base/cpu-list.h"
 #include "vmm/machine-int.h"
@@ -115,6 +117,27 @@ static void write_disks(FILE *f, const Machine *machine)
     }
 }
 
+int machine_check_stats(const char *path, Error *err)
+{
+    const char *slash = strrchr(path, '/');
+    AUTO_FREE char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    AUTO_FD int fd = -1;
+    int ret = 0;
+
+    if (strcmp(path, "-") == 0) {
+        return 0;
+    }
+    fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC); /* changes nothing */
+    if (fd < 0) {
+        ret = -errno;
+    }
+    if (ret == -ENXIO || /* a FIFO, whose reader may come later */
+        (ret == -ENOENT && *path && folder && access(folder, W_OK | X_OK) == 0)) {
+        return 0;
+    }
+    return ret < 0 ? error_set(err, ret, "--stats '%s': %s", path, error_strerror(ret)) : 0;
+}
+
 int machine_write_stats(Machine *machine, const char *path, Error *err)
 {
     FILE *f = strcmp(path, "-") == 0 ? stderr : fopen(path, "we");
@@ -122,7 +145,7 @@ int machine_write_stats(Machine *machine, const char *path, Error *err)
     if (!f) {
         int ret = -errno;
 
-        return error_set(err, ret, "--stats %s: %s", path, error_strerror(ret));
+        return error_set(err, ret, "--stats '%s': %s", path, error_strerror(ret));
     }
     fprintf(f, "{\"run_ns\": %" PRId64 ",\n \"main\":[", aio_now_ns() - machine->started_ns);
     write_main(f, machine->main);
@@ -138,5 +161,5 @@ int machine_write_stats(Machine *machine, const char *path, Error *err)
     } else {
         bad |= fclose(f) != 0;
     }
-    return bad ? error_set(err, -EIO, "--stats %s: write failed", path) : 0;
+    return bad ? error_set(err, -EIO, "--stats '%s': write failed", path) : 0;
 }
