@@ -44,8 +44,8 @@ co_fn int vhu_log_co_set_base(VhuSession *session, VhuMsg *msg, Error *err)
     vhu_vrings_co_park(session);
     shared_map_close(&session->log.map);
     session->log.map = map;
-    session->log.log.bits = map.addr;
-    session->log.log.nb_pages = map.len_bytes <= UINT64_MAX / 8 ? map.len_bytes * 8 : 0;
+    session->log.log.words = map.addr; /* in whole pages */
+    session->log.log.nb_pages = map.len_bytes * 8;
     ret = vhu_vrings_co_unpark(session, err);
     return ret < 0 ? ret : vhu_msg_co_reply(session->ch, msg->hdr.request, &zero, sizeof(zero), -1);
 }

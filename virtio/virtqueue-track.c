@@ -17,20 +17,25 @@
 
 /* --- the log --- */
 
+#define LOG_WORD_BITS 64
+
 void vq_log_mark(VqLog *log, uint64_t gpa, uint64_t len_bytes)
 {
     uint64_t page = gpa / VHOST_USER_LOG_PAGE_BYTES, last;
 
-    if (len_bytes == 0 || !checked_add(gpa, len_bytes - 1, &last)) {
+    if (len_bytes == 0 || log->nb_pages == 0 || !checked_add(gpa, len_bytes - 1, &last)) {
         return;
     }
-    last /= VHOST_USER_LOG_PAGE_BYTES;
-    for (; page <= last && page < log->nb_pages; page++) {
-        uint8_t bit = (uint8_t)(1u << page % 8);
+    last = MIN(last / VHOST_USER_LOG_PAGE_BYTES, log->nb_pages - 1);
+    while (page <= last) {
+        unsigned first_bit = page % LOG_WORD_BITS;
+        unsigned nb_bits = (unsigned)MIN(last - page + 1, (uint64_t)LOG_WORD_BITS - first_bit);
+        uint64_t bits = UINT64_MAX >> (LOG_WORD_BITS - nb_bits) << first_bit;
 
         /* after the write that it tells of, before the driver is told; the client takes bits at
          * the same time */
-        __atomic_fetch_or(&log->bits[page / 8], bit, __ATOMIC_SEQ_CST);
+        __atomic_fetch_or(&log->words[page / LOG_WORD_BITS], htole64(bits), __ATOMIC_SEQ_CST);
+        page += nb_bits;
     }
 }
 

@@ -38,7 +38,7 @@
 
 /* A bit a page of guest memory; set by us, taken by the client. */
 typedef struct VqLog {
-    uint8_t *bits; /* shared */
+    uint64_t *words;   /* shared: 64 pages each, the first in the lowest bit of the first byte */
     uint64_t nb_pages;
     _Atomic int fd; /* an eventfd that tells of new bits; -1 = none */
 } VqLog;

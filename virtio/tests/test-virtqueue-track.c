@@ -344,4 +344,36 @@ TEST(virtqueue_track, a_packed_ring_loses_and_doubles_nothing_when_a_device_is_k
     kill_and_take_over(1ull << VIRTIO_F_RING_PACKED);
 }
 
+/* --- the log --- */
+
+#define LOG_PAGES 200
+
+/* Each range, against a bit a page; what is beyond the log's end is left out. */
+TEST(virtqueue_track, the_log_has_a_bit_for_each_page_of_a_range)
+{
+    uint64_t words[LOG_PAGES / 64 + 2];
+    VqLog log = { .words = words, .nb_pages = LOG_PAGES };
+
+    for (uint64_t first = 0; first < LOG_PAGES + 5; first++) {
+        for (uint64_t nb = 1; nb < LOG_PAGES + 5; nb++) {
+            memset(words, 0, sizeof(words));
+            vq_log_mark(&log, first * VHOST_USER_LOG_PAGE_BYTES + 17,
+                        (nb - 1) * VHOST_USER_LOG_PAGE_BYTES + 1);
+            for (uint64_t page = 0; page < sizeof(words) * 8; page++) {
+                bool is_set = ((const uint8_t *)words)[page / 8] >> page % 8 & 1;
+
+                ASSERT_EQ(is_set, page >= first && page < first + nb && page < LOG_PAGES);
+            }
+        }
+    }
+    memset(words, 0, sizeof(words));
+    vq_log_mark(&log, 0, 0);
+    vq_log_mark(&log, UINT64_MAX - 5, 17);
+    vq_log_mark(&log, UINT64_MAX - 5, 3);
+    vq_log_mark(&(VqLog){ .words = words }, 0, 17);
+    for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
+        EXPECT_EQ(words[i], 0);
+    }
+}
+
 TEST_MAIN()
