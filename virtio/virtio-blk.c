@@ -156,6 +156,18 @@ static void blk_handle_queue(VirtioDevice *vdev, VirtQueue *vq)
     }
 }
 
+/* What the queue was at when it was paused, or when a section ended, has been done; while it is
+ * suspended, what that made fail of the other queues is held. */
+static co_fn void pass_through_homes(VirtioDevice *vdev, VirtQueue *vq)
+{
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        if (i == vq->index || vq_suspends(vq)) {
+            aio_co_reschedule_self(vdev->queues[i].ctx);
+        }
+    }
+    aio_co_reschedule_self(aio_main());
+}
+
 /* What is below ends its requests in a drained section, be it that a server does not answer them or
  * that a limit holds them back for long. A request that was popped and had not arrived there is
  * queued until the section's end, so there may have to be another. */
@@ -164,17 +176,13 @@ static co_fn void blk_co_settle(VirtioDevice *vdev, VirtQueue *vq)
     VirtioBlk *vblk = to_blk(vdev);
 
     assert_main();
-    for (unsigned i = 0; i < SETTLE_ROUNDS && atomic_load(&vq->in_flight) > 0; i++) {
+    for (unsigned i = 0; vq->started && i < SETTLE_ROUNDS; i++) {
+        pass_through_homes(vdev, vq);
+        if (atomic_load(&vq->in_flight) == 0) {
+            break;
+        }
         blk_drained_begin(vblk->blk);
         blk_drained_end(vblk->blk);
-        /* Behind what has ended there, and with what has failed of the other queues held before the
-         * suspension is over. */
-        for (unsigned j = 0; j < vdev->nb_queues; j++) {
-            if (vq_suspends(vq) || j == vq->index) {
-                aio_co_reschedule_self(vdev->queues[j].ctx);
-            }
-        }
-        aio_co_reschedule_self(aio_main());
     }
 }
 

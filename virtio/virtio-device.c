@@ -342,9 +342,20 @@ co_fn void vdev_co_park(VirtioDevice *vdev)
 {
     co_mutex_lock(&vdev->lock);
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
-        if (vdev->queues[i].started) {
-            vq_co_park(&vdev->queues[i]);
+        atomic_fetch_add(&vdev->queues[i].paused, 1);
+    }
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        VirtQueue *vq = &vdev->queues[i];
+
+        if (vq->started && vdev->ops->co_settle) {
+            vdev->ops->co_settle(vdev, vq);
         }
+        if (vq->started) {
+            vq_co_park(vq);
+        }
+    }
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        atomic_fetch_sub(&vdev->queues[i].paused, 1); /* to go on is to look at the ring */
     }
     co_mutex_unlock(&vdev->lock);
 }

@@ -578,6 +578,31 @@ TEST(vhost_user, drains_a_ring_before_it_says_where_it_stands)
     fixture_finish();
 }
 
+/* Memory changes when nothing is in flight any more, and nothing waits for its turn then. */
+TEST(vhost_user, changes_memory_while_requests_are_held_back)
+{
+    Load load = { 0 };
+    AUTO_FD int fd = memfd_create("more", MFD_CLOEXEC);
+    VhostUserRegion more = { 1ull << 32, MIB, 0x7f0000000000, 0 };
+
+    fixture_start(SERVER_PENSTOCK,
+                  "driver=faulty,file.path=IMAGE,rule0.op=read,rule0.delay-ns=3600000000000", NULL);
+    fixture_connect(NULL);
+    ASSERT_EQ(ftruncate(fd, MIB), 0);
+    load_start(&load, 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(load.slots); i++) {
+        const VhostUserQueueSplit *inflight = vfe_inflight_split(&client, 0);
+
+        while (!__atomic_load_n(&inflight->desc[load.slots[i].head].inflight, __ATOMIC_ACQUIRE)) {
+            sched_yield(); /* until the server has taken it */
+        }
+    }
+    ASSERT_EQ(vfe_add_region(&client, &more, fd), 0);
+    load_stop(&load);
+    EXPECT_EQ(load.nb_done, ARRAY_SIZE(load.slots));
+    fixture_finish();
+}
+
 /* SIGTERM finishes what is in flight and tells the client, whose connection ends then. */
 TEST(vhost_user, finishes_what_is_in_flight_when_it_is_told_to_end)
 {
