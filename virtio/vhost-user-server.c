@@ -233,7 +233,7 @@ void vhu_server_start(VhuServer *server)
     }
 }
 
-co_fn void vhu_server_co_stop(VhuServer *server)
+void vhu_server_stop(VhuServer *server)
 {
     server->stopping = true;
     if (server->listener) {
@@ -241,6 +241,13 @@ co_fn void vhu_server_co_stop(VhuServer *server)
     }
     if (server->session) {
         channel_shutdown(server->session->ch, CHANNEL_READ | CHANNEL_WRITE);
+    }
+}
+
+co_fn void vhu_server_co_stop(VhuServer *server)
+{
+    vhu_server_stop(server);
+    if (server->session) {
         server->stopper = co_self();
         co_yield();
     }

@@ -52,8 +52,10 @@ main_fn void vhu_server_start(VhuServer *server) NONNULL(1);
  * else is being served. Owns: the reference to @ch. Context: coroutine, main. */
 main_fn co_fn void vhu_server_co_serve(VhuServer *server, Channel *ch) NONNULL(1, 2);
 
-/* vhu_server_co_stop - accept no more, end the session: what is in flight is finished and told to
- * the client first. Context: coroutine, main; once. */
+/* vhu_server_stop - accept no more, begin to end the session. Again: nothing. */
+main_fn void vhu_server_stop(VhuServer *server) NONNULL(1);
+/* vhu_server_co_stop - the same, and wait for the session's end: what is in flight is finished and
+ * told to the client first. Context: coroutine, main; once. */
 main_fn co_fn void vhu_server_co_stop(VhuServer *server) NONNULL(1);
 main_fn void vhu_server_destroy(VhuServer *server);
 

@@ -61,6 +61,9 @@ static co_fn void stop_entry(void *opaque)
 
     assert_main();
     for (unsigned i = 0; i < export->config.nb_vhus; i++) {
+        vhu_server_stop(export->vhus[i].server); /* one that takes long delays no other */
+    }
+    for (unsigned i = 0; i < export->config.nb_vhus; i++) {
         vhu_server_co_stop(export->vhus[i].server);
     }
     int64_t deadline_ns = aio_now_ns() + (int64_t) export->config.stop_timeout_s * 1000000000;
