@@ -48,6 +48,7 @@
 #define FILE_UNFIT (-EMEDIUMTYPE)
 
 #define SECTOR_BYTES         512
+#define LENGTH_BYTES_MAX     ALIGN_DOWN((uint64_t)INT64_MAX, SECTOR_BYTES) /* of a disk */
 #define PAGE_BYTES           4096
 #define ALIGNMENT_BYTES_MAX  65536 /* BOUNCE_BYTES of block-io.c */
 #define TRANSFER_BYTES_MAX   (1u << 30)
@@ -156,6 +157,12 @@ static int open_image(BlockNode *node, FileState *s, const char *what, Error *er
     }
     s->fd = ret;
     return file_lock(s->fd, node->name, !node->read_only, s->locking, what, err);
+}
+
+/* Of the disk, from that of the file. */
+static uint64_t disk_bytes(uint64_t file_bytes)
+{
+    return ALIGN_UP(MIN(file_bytes, LENGTH_BYTES_MAX), (uint64_t)SECTOR_BYTES);
 }
 
 static int get_length(const FileState *s, uint64_t *ret_bytes)
@@ -293,7 +300,7 @@ static int probe_alignment(BlockNode *node, FileState *s, uint64_t length_bytes,
     }
     /* Not below the memory's: a transfer that stopped at a multiple of it can then go on there. */
     a.offset_bytes = MAX(MAX(a.offset_bytes, a.memory_bytes), (uint32_t)SECTOR_BYTES);
-    if (!node->read_only && ALIGN_UP(length_bytes, SECTOR_BYTES) % a.offset_bytes != 0) {
+    if (!node->read_only && disk_bytes(length_bytes) % a.offset_bytes != 0) {
         char reason[128];
 
         snprintf(reason, sizeof(reason),
@@ -374,7 +381,7 @@ static int prepare(BlockNode *node, FileState *s, const char *what, Error *err)
                          error_strerror(errno));
     }
     fill_limits(node, s, &st, &a);
-    atomic_store(&node->length_bytes, ALIGN_UP(length_bytes, (uint64_t)SECTOR_BYTES));
+    atomic_store(&node->length_bytes, disk_bytes(length_bytes));
     if (node->cache == BLK_CACHE_AUTO) {
         node->cache = s->direct ? BLK_CACHE_NONE : BLK_CACHE_WRITEBACK;
     }
@@ -791,7 +798,7 @@ static co_fn int file_co_get_length(BlockNode *node, uint64_t *ret_length_bytes)
     int ret = aio_co_run_blocking(length_blocking, &call);
 
     if (ret == 0) {
-        *ret_length_bytes = ALIGN_UP(call.length_bytes, (uint64_t)SECTOR_BYTES);
+        *ret_length_bytes = disk_bytes(call.length_bytes);
     }
     return ret;
 }

@@ -32,6 +32,7 @@
 #include "io/base/log.h"
 
 #define SECTOR_BYTES          512
+#define LENGTH_BYTES_MAX      ALIGN_DOWN((uint64_t)INT64_MAX, SECTOR_BYTES) /* of a disk */
 #define PAGE_BYTES            4096
 #define TRANSFER_BYTES_MAX    NBD_PAYLOAD_BYTES_DEFAULT
 #define EFFECT_BYTES_MAX      ALIGN_DOWN(UINT32_MAX, 65536u)
@@ -56,7 +57,7 @@ typedef struct NbdState {
 /* Of the disk, from that of the export; like that a multiple of the request's alignment. */
 static uint64_t disk_bytes(const NbdState *s)
 {
-    return ALIGN_UP(s->export_bytes, (uint64_t)SECTOR_BYTES);
+    return ALIGN_UP(MIN(s->export_bytes, LENGTH_BYTES_MAX), (uint64_t)SECTOR_BYTES);
 }
 
 /* What the client knows; -EMEDIUMTYPE and unchanged when that cannot be a disk's. */

@@ -900,6 +900,36 @@ TEST(file, full_file_system_is_an_error_and_nothing_else)
     place_finish(&p);
 }
 
+/* A disk has no byte that an off_t cannot name, though rounding up would give it one. */
+TEST(file, longest_file_there_can_be_is_a_disk_up_to_its_last_whole_sector)
+{
+    const uint64_t length_bytes = (uint64_t)INT64_MAX - 511;
+    Place p;
+    char buf[1024], back[1024];
+
+    place_init(&p);
+    mount_tmpfs(p.dir, "size=1M");
+    make_file(p.path, 0, 0);
+    ASSERT_EQ(truncate(p.path, INT64_MAX), 0);
+    memset(buf, 'e', sizeof(buf));
+    for (unsigned i = 0; i < ARRAY_SIZE(caches); i++) {
+        BlockBackend *blk = must_open(p.path, caches[i]);
+
+        EXPECT_EQ(blk_length(blk), length_bytes);
+        EXPECT_EQ(run_write(blk, length_bytes - 1000, 1000, buf, 0), 0);
+        EXPECT_EQ(run_read(blk, length_bytes - 1000, 1000, back), 0);
+        EXPECT_TRUE(memcmp(buf, back, 1000) == 0);
+        EXPECT_EQ(run_write(blk, length_bytes - 500, 501, buf, 0), -EINVAL);
+        EXPECT_EQ(run_zeroes(blk, length_bytes - 1000, 1000, 0), 0);
+        EXPECT_EQ(blk_refresh_length(blk, NULL), 0);
+        EXPECT_EQ(blk_length(blk), length_bytes);
+        EXPECT_EQ(blk_close(blk), 0);
+    }
+    unlink(p.path);
+    ASSERT_EQ(umount2(p.dir, MNT_DETACH), 0);
+    place_finish(&p);
+}
+
 TEST(file, file_size_limit_of_the_process_is_an_error_and_nothing_else)
 {
     Place p;

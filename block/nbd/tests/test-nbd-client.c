@@ -342,6 +342,21 @@ static int prefetch(BlockBackend *blk, uint64_t offset_bytes, uint64_t len_bytes
     return p.ret;
 }
 
+TEST(nbd_client, the_longest_export_is_a_disk_up_to_its_last_whole_sector)
+{
+    const uint64_t length_bytes = (uint64_t)INT64_MAX - 511;
+    AioContext *main = server_start(NBD_HEADERS_EXTENDED, NULL);
+    BlockBackend *blk;
+
+    server.length_bytes = INT64_MAX;
+    blk = disk_open("nbd+unix:///?socket=%s", server_path());
+    EXPECT_EQ(blk_length(blk), length_bytes);
+    EXPECT_EQ(read_at(blk, length_bytes - 512), 0);
+    EXPECT_EQ(read_at(blk, length_bytes), -EINVAL);
+    blk_close(blk);
+    server_stop(main);
+}
+
 TEST(nbd_client, a_server_that_caches_is_told_what_will_be_read)
 {
     AioContext *main = server_start(NBD_HEADERS_STRUCTURED, NULL);
