@@ -6,19 +6,20 @@
  * so nobody waits for longer than he wants to because of somebody else.
  *
  * A new connection is of use only if the export is what it was: requests were split and flagged
- * according to what the first connection said. Its length alone may be another one: whoever uses
- * the client is told, and what lies behind the end is for the server to refuse meanwhile.
+ * according to what the first connection said. Its length may be another one: whoever uses the
+ * client is told, and what lies behind the end is for the server to refuse meanwhile. And it may
+ * lack what can be done without: may_send() of nbd-client.c.
  *
  * Attempts follow each other after a pause that doubles; a reply to a request sets it back. So a
  * server that takes connections and breaks them is not asked without end. Nor is all the time there
- * is spent on one that hangs, as with a machine that is gone in the middle of a handshake: the first
- * one has ATTEMPT_FIRST_NS, each later one twice as long, for servers that are only slow.
+ * is spent on one that hangs, as with a machine that is gone in the middle of a handshake: the
+ * first one has ATTEMPT_FIRST_NS, each later one twice as long, for servers that are only slow.
  */
 #include "block/nbd/nbd-client-int.h"
 
-#define PAUSE_FIRST_NS  (50 * (int64_t)1000000)
-#define PAUSE_MAX_NS    (1000 * (int64_t)1000000)
-#define ATTEMPT_NS       (30 * (int64_t)1000000000) /* of a connection when nothing else limits it */
+#define PAUSE_FIRST_NS   (50 * (int64_t)1000000)
+#define PAUSE_MAX_NS     (1000 * (int64_t)1000000)
+#define ATTEMPT_NS       (30 * (int64_t)1000000000) /* of one when nothing else limits it */
 #define ATTEMPT_FIRST_NS (2 * (int64_t)1000000000)  /* of the first one when others may follow */
 #define LATE_ATTEMPT_NS  (2 * (int64_t)1000000000)  /* of one after the time for waiting is up */
 #define MORE_NS          (2 * (int64_t)1000000000)  /* of the second one and those after it */
@@ -121,8 +122,8 @@ static co_fn int attempt(NbdConn *conn, bool first, int64_t deadline_ns, Error *
     return 0;
 }
 
-/* Until when an attempt may take that begins now; *attempt_ns is what it, and then the next one, may
- * take while there is time for more than one, until @deadline_ns. */
+/* Until when an attempt may take that begins now, while there is time for more than one before
+ * @deadline_ns. *attempt_ns is how long it may take, and then the next one. */
 static int64_t attempt_limit_ns(int64_t deadline_ns, int64_t *attempt_ns)
 {
     int64_t limit_ns = MIN(deadline_ns, aio_now_ns() + *attempt_ns);
