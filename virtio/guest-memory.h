@@ -3,13 +3,15 @@
  *
  * Layer:     virtio/ (may use block/, io/)
  * Threading: built by the main thread before devices start; immutable while any queue runs (whoever
- *            changes it stops the queues first), so lookups need no lock. Any thread.
+ *            changes it stops the queues first), so lookups need no lock. Any thread. What `lost`
+ *            points to may be set by any thread at any time, in a signal handler, too.
  * Lifetime:  borrows the mappings; gm_finish() does not unmap.
  * Spec:      VIRTIO 1.2 section 2.6 (addresses in descriptors are guest-physical)
  */
 #ifndef VIRTIO_GUEST_MEMORY_H
 #define VIRTIO_GUEST_MEMORY_H
 
+#include <stdatomic.h>
 #include <sys/uio.h>
 
 #include "io/base/error.h"
@@ -32,10 +34,23 @@ typedef struct GuestMemoryRegion {
 typedef struct GuestMemory {
     GuestMemoryRegion *regions; /* sorted by gpa, disjoint */
     unsigned nb_regions;
+    const _Atomic bool *lost; /* borrowed; some of it has gone, for good. NULL: that cannot be */
 } GuestMemory;
 
 void gm_init(GuestMemory *gm) NONNULL(1);
 void gm_finish(GuestMemory *gm);
+
+/* gm_is_lost - what was read of it until now may be zeroes instead, and what was written be nowhere.
+ * Whoever has read zeroes so finds it true. */
+static inline bool gm_is_lost(const GuestMemory *gm)
+{
+    if (likely(!gm->lost)) {
+        return false;
+    }
+    /* A handler sets it in the middle of an access of this very thread. */
+    atomic_signal_fence(memory_order_seq_cst);
+    return atomic_load_explicit(gm->lost, memory_order_relaxed);
+}
 
 /* gm_add - Errors: -EINVAL empty, wraps around or overlaps; -ENOSPC too many regions */
 int gm_add(GuestMemory *gm, uint64_t gpa, uint64_t len_bytes, void *hva, Error *err)

@@ -79,6 +79,7 @@ struct VhuServer {
     VirtioDevice *vdev;
     VhuMemory memory; /* empty without a session */
     AioBh *lost_bh;
+    _Atomic bool memory_lost;  /* queues leave what they have in flight as it is */
     ChannelListener *listener; /* NULL: not listening */
     Channel *connected;        /* the only client there will be, until the start */
     bool only_one;             /* of that kind */

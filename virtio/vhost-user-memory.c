@@ -10,10 +10,12 @@
 
 static unsigned nb_memories; /* main: among which address space is shared out */
 
-int vhu_memory_init(VhuMemory *mem, AioBh *lost, Error *err)
+int vhu_memory_init(VhuMemory *mem, AioBh *lost_bh, _Atomic bool *lost, Error *err)
 {
     gm_init(&mem->gm);
+    mem->gm.lost = lost;
     mem->nb_regions = 0;
+    mem->lost_bh = lost_bh;
     mem->lost = lost;
     mem->regions = calloc(GUEST_MEMORY_REGIONS_MAX, sizeof(*mem->regions));
     nb_memories += mem->regions != NULL;
@@ -26,6 +28,7 @@ void vhu_memory_clear(VhuMemory *mem)
         shared_map_close(&mem->regions[--mem->nb_regions].map);
     }
     gm_finish(&mem->gm);
+    mem->gm.lost = mem->lost;
 }
 
 void vhu_memory_finish(VhuMemory *mem)
@@ -64,10 +67,11 @@ static main_fn int add(VhuMemory *mem, const VhostUserRegion *wire, int fd, Erro
                          wire->len_bytes, wire->user_addr);
     }
     if ((ret = check_bytes(mem, wire->len_bytes, err)) < 0 ||
-        (ret = shared_map_open(&region->map, fd, wire->mmap_offset, wire->len_bytes, mem->lost,
+        (ret = shared_map_open(&region->map, fd, wire->mmap_offset, wire->len_bytes, mem->lost_bh,
                                err)) < 0) {
         return ret;
     }
+    shared_map_set_flag(&region->map, mem->lost);
     ret = gm_add(&mem->gm, wire->gpa, wire->len_bytes, region->map.addr, err);
     if (ret < 0) {
         shared_map_close(&region->map);

@@ -27,11 +27,14 @@ typedef struct VhuMemory {
     GuestMemory gm;
     VhuRegion *regions; /* GUEST_MEMORY_REGIONS_MAX */
     unsigned nb_regions;
-    AioBh *lost; /* borrowed; a region has gone */
+    /* borrowed; when some of a region has gone */
+    AioBh *lost_bh;     /* is scheduled, */
+    _Atomic bool *lost; /* and this set before anybody can see it */
 } VhuMemory;
 
 /* vhu_memory_init - Errors: -ENOMEM */
-main_fn int vhu_memory_init(VhuMemory *mem, AioBh *lost, Error *err) NONNULL(1, 2) WARN_UNUSED;
+main_fn int vhu_memory_init(VhuMemory *mem, AioBh *lost_bh, _Atomic bool *lost, Error *err)
+    NONNULL(1, 2, 3) WARN_UNUSED;
 main_fn void vhu_memory_finish(VhuMemory *mem) NONNULL(1);
 
 /* vhu_memory_add - Errors: -EINVAL, -ENOSPC as gm_add(); those of shared_map_open(). @fd stays the

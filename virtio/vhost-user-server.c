@@ -86,6 +86,7 @@ static main_fn co_fn void session_end(VhuServer *server, VhuSession *session)
     channel_shutdown(session->ch, CHANNEL_READ | CHANNEL_WRITE);
     vhu_vrings_co_stop(session);
     aio_bh_cancel(server->lost_bh); /* nobody uses the memory any more */
+    atomic_store(&server->memory_lost, false);
     vdev_co_reset(server->vdev);
     vhu_notice_co_set_channel(session, NULL);
     vhu_inflight_close(session);
@@ -137,7 +138,8 @@ VhuServer *vhu_server_create(const char *name, Error *err)
     }
     server->name = strdup(name);
     server->lost_bh = aio_bh_create(aio_main(), lost_bh, server);
-    if (!server->name || vhu_memory_init(&server->memory, server->lost_bh, err) < 0) {
+    if (!server->name ||
+        vhu_memory_init(&server->memory, server->lost_bh, &server->memory_lost, err) < 0) {
         error_set(err, -ENOMEM, "%s: out of memory", name);
         vhu_server_destroy(server);
         return NULL;

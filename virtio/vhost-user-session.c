@@ -211,7 +211,7 @@ static main_fn co_fn int set_mem_table(VhuSession *session, VhuMsg *msg, Error *
     const VhostUserMemory *wire = &msg->payload.memory;
     VhuServer *server = session->server;
     VhuMemory memory;
-    int ret = vhu_memory_init(&memory, server->lost_bh, err);
+    int ret = vhu_memory_init(&memory, server->lost_bh, &server->memory_lost, err);
 
     for (unsigned i = 0; ret == 0 && i < wire->nb_regions; i++) {
         ret = vhu_memory_add(&memory, &wire->regions[i], msg->fds.fds[i], err);

@@ -190,7 +190,7 @@ int vq_tracker_pop(VirtQueue *vq, VqElem *elem)
 
     int ret = left ? pop_left(vq, elem) : vring_pop(vq, elem);
 
-    if (ret <= 0) {
+    if (ret <= 0 || gm_is_lost(vq->gm)) {
         return ret;
     }
     if (!left && tracker->split) {
@@ -286,9 +286,8 @@ static void clear_packed(VqTracker *tracker, const VqBase *base)
     put(&region->old_used_wrap_counter, VQ_BASE_WRAP(base->used));
 }
 
-void vq_tracker_publish(VirtQueue *vq)
+static void publish(VirtQueue *vq, VqTracker *tracker)
 {
-    VqTracker *tracker = vq->tracker;
     VqBase base = vring_base(vq);
 
     if (tracker->split) {
@@ -297,6 +296,9 @@ void vq_tracker_publish(VirtQueue *vq)
         link_packed(tracker, &base);
     }
     vring_publish(vq);
+    if (gm_is_lost(vq->gm)) {
+        return;
+    }
     if (tracker->split) {
         clear_split(tracker, vq->used_idx);
     } else if (tracker->packed) {
@@ -308,5 +310,12 @@ void vq_tracker_publish(VirtQueue *vq)
         }
         log_tell(tracker->log);
     }
-    tracker->nb_done = 0;
+}
+
+void vq_tracker_publish(VirtQueue *vq)
+{
+    if (!gm_is_lost(vq->gm)) {
+        publish(vq, vq->tracker);
+    }
+    vq->tracker->nb_done = 0;
 }

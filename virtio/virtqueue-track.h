@@ -27,6 +27,8 @@
  *   (3) Stores are made in the order in which they stand here. No other thread of this process
  *       makes them and a kill ends the process between two instructions, so this is a matter of
  *       the compiler alone.
+ *   (4) Nothing of the region changes any more once guest memory is lost (gm_is_lost()): what the
+ *       driver was to be told may be nowhere. What is in flight then stays marked.
  */
 #ifndef VIRTIO_VIRTQUEUE_TRACK_H
 #define VIRTIO_VIRTQUEUE_TRACK_H

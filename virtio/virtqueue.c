@@ -17,7 +17,10 @@
  *   (2) in_flight counts the popped elements; there are `size` elements in all.
  *   (3) vq_co_stop() returns with in_flight 0, everything pushed published, and nothing of the
  *       queue left in its home context: no handler, no bottom half, no deferred call.
- *   (4) `active` is `started` and not `broken`: the one flag that pop and poll look at.
+ *   (4) `active` is `started` and not `broken`: the one flag that pop and poll look at. It ends, too,
+ *       with the first chain that is taken after memory was lost, which may be any.
+ *   (5) Nothing is published after memory was lost (gm_is_lost()): whoever made it go has not been
+ *       answered what was still in flight. Its owner stops the queue, and so nothing is logged.
  */
 #include "virtio/virtqueue-int.h"
 
@@ -290,7 +293,7 @@ void vq_break(VirtQueue *vq, const char *fmt, ...)
     va_list ap;
 
     vq->active = false;
-    if (atomic_load_explicit(&vq->broken, memory_order_relaxed)) {
+    if (atomic_load_explicit(&vq->broken, memory_order_relaxed) || gm_is_lost(vq->gm)) {
         return;
     }
     va_start(ap, fmt);
@@ -337,6 +340,10 @@ static ALWAYS_INLINE VqElem *pop(VirtQueue *vq, bool tracked)
     if ((tracked ? vq_tracker_pop(vq, elem) : vring_pop(vq, elem)) <= 0) {
         return NULL;
     }
+    if (unlikely(gm_is_lost(vq->gm))) {
+        vq->active = false;
+        return NULL;
+    }
     vq->free_elems = elem->next_free;
     elem->in_use = true;
     vq->head_in_flight[elem->head] = 1;
@@ -370,7 +377,7 @@ static ALWAYS_INLINE void publish(VirtQueue *vq, bool tracked)
 {
     if (tracked) {
         vq_tracker_publish(vq);
-    } else {
+    } else if (!gm_is_lost(vq->gm)) {
         vring_publish(vq);
     }
     vq->used_published = vq->used_idx;
@@ -439,7 +446,8 @@ void vq_flush(VirtQueue *vq)
 
     vq_publish(vq);
     vq->used_signalled = vq->used_published;
-    if (vq->used_published != from && vring_wants_signal(vq, from, vq->used_published)) {
+    if (vq->used_published != from && !gm_is_lost(vq->gm) &&
+        vring_wants_signal(vq, from, vq->used_published)) {
         vq_interrupt(vq);
     }
 }
@@ -498,9 +506,15 @@ static size_t iov_copy(const struct iovec *iov, unsigned nb_iov, size_t offset_b
     return done;
 }
 
+/* Zeroes instead of a part of it would be a request as any other. */
 size_t vq_elem_copy_out(const VqElem *elem, size_t offset_bytes, void *buf, size_t len_bytes)
 {
-    return iov_copy(elem->iov, elem->nb_out, offset_bytes, buf, NULL, len_bytes);
+    size_t done = iov_copy(elem->iov, elem->nb_out, offset_bytes, buf, NULL, len_bytes);
+
+    if (gm_is_lost(elem->vq->gm)) {
+        memset(buf, 0xff, done);
+    }
+    return done;
 }
 
 size_t vq_elem_copy_in(const VqElem *elem, size_t offset_bytes, const void *buf, size_t len_bytes)

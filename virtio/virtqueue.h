@@ -117,14 +117,14 @@ struct VirtQueue {
     AioContext *ctx; /* home; written by main, stopped, or by vq_co_move() */
     const GuestMemory *gm;
     struct VqTracker *tracker; /* virtqueue-track.h; NULL: nothing is kept elsewhere */
-    uint16_t size; /* split: a power of 2 */
+    uint16_t size;             /* split: a power of 2 */
     bool is_packed;
     bool event_idx;
     bool indirect;
-    bool active; /* started and not broken */
+    bool active; /* started, not broken, and its memory is there */
     bool started;
-    bool parked; /* started, and between vq_co_park() and vq_co_unpark(); main */
-    _Atomic bool broken; /* written by the home context (vq_break) and, stopped, by main */
+    bool parked;             /* started, and between vq_co_park() and vq_co_unpark(); main */
+    _Atomic bool broken;     /* written by the home context (vq_break) and, stopped, by main */
     _Atomic unsigned paused; /* not 0: nothing is popped; main: vdev_pause() */
 
     /* written on every request, by the home context only */

@@ -15,6 +15,7 @@
 static VhuMemory mem;
 static AioContext *ctx;
 static unsigned nb_lost;
+static _Atomic bool lost;
 
 static void lost_cb(void *opaque)
 {
@@ -38,14 +39,14 @@ static main_fn void begin(void)
     if (!ctx) {
         TEST_SKIP("%s", err.msg);
     }
-    ASSERT_EQ(vhu_memory_init(&mem, aio_bh_create(ctx, lost_cb, NULL), &err), 0);
+    ASSERT_EQ(vhu_memory_init(&mem, aio_bh_create(ctx, lost_cb, NULL), &lost, &err), 0);
 }
 
 static main_fn void end(void)
 {
     vhu_memory_finish(&mem);
     EXPECT_EQ(shared_map_nb(), 0);
-    aio_bh_destroy(mem.lost);
+    aio_bh_destroy(mem.lost_bh);
     aio_context_destroy(ctx);
 }
 
@@ -115,7 +116,7 @@ TEST(vhu_memory, clients_share_out_the_address_space)
 
     begin();
     for (unsigned i = 0; i < ARRAY_SIZE(others); i++) {
-        ASSERT_EQ(vhu_memory_init(&others[i], mem.lost, NULL), 0);
+        ASSERT_EQ(vhu_memory_init(&others[i], mem.lost_bh, mem.lost, NULL), 0);
     }
     EXPECT_EQ(add(0, (1ull << 40) + PAGE, 0, 0, fd), -ENOSPC);
     EXPECT_EQ(add(0, 1ull << 40, 0, 0, fd), -EINVAL);
@@ -174,7 +175,9 @@ TEST(shared_map, a_file_that_is_cut_shorter_reads_as_zeroes_and_is_told)
     p = gm_translate(&mem.gm, GPA(0), 4 * PAGE);
     p[3 * PAGE] = 'x';
     ASSERT_EQ(ftruncate(fd, PAGE), 0);
+    EXPECT_FALSE(gm_is_lost(&mem.gm));
     EXPECT_EQ(p[3 * PAGE], 0);
+    EXPECT_TRUE(gm_is_lost(&mem.gm));
     p[3 * PAGE] = 'y';
     EXPECT_EQ(p[3 * PAGE], 'y');
     while (aio_poll(ctx, false)) {
@@ -214,7 +217,7 @@ TEST(shared_map, the_flag_is_set_when_something_is_replaced)
     Error err;
 
     begin();
-    ASSERT_EQ(shared_map_open(&map, fd, 0, 2 * PAGE, mem.lost, &err), 0);
+    ASSERT_EQ(shared_map_open(&map, fd, 0, 2 * PAGE, mem.lost_bh, &err), 0);
     shared_map_set_flag(&map, &flag);
     volatile char *p = map.addr;
 

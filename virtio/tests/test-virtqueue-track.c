@@ -376,4 +376,90 @@ TEST(virtqueue_track, the_log_has_a_bit_for_each_page_of_a_range)
     }
 }
 
+/* --- memory that is lost --- */
+
+static unsigned count_marks(void)
+{
+    const VhostUserQueuePacked *packed = region;
+    const VhostUserQueueSplit *split = region;
+    unsigned nb = 0;
+
+    for (unsigned i = 0; i < QUEUE_SIZE; i++) {
+        nb += is_packed() ? packed->desc[i].inflight : split->desc[i].inflight;
+    }
+    return nb;
+}
+
+static void finish_device(VirtQueue *vq)
+{
+    dev_set_status(&vdev, 0);
+    vq->tracker = NULL;
+    vq_tracker_finish(&tracker);
+    vdev_finish(&vdev);
+    aio_context_destroy(aio_main());
+}
+
+/* What was published before is not in flight, everything else is, and nothing else changes. */
+static void lose_memory(uint64_t ring_features)
+{
+    _Atomic bool lost = false;
+    uint8_t before[4096];
+    uint64_t last = 0;
+
+    set_up(ring_features, 1);
+    offer_more();
+    guest.gm.lost = &lost;
+    VirtQueue *vq = start_device();
+    VqElem *held[3] = { take(vq, &last), take(vq, &last), take(vq, &last) };
+
+    ASSERT_TRUE(held[0] && held[1] && held[2]);
+    vq_push(vq, held[0], 1);
+    vq_publish(vq);
+    ASSERT_EQ(count_marks(), 2);
+    memcpy(before, region, sizeof(before));
+    atomic_store(&lost, true);
+    EXPECT_TRUE(!vq_pop(vq));
+    vq_push(vq, held[1], 1);
+    vq_publish(vq);
+    vq_push(vq, held[2], 1);
+    vq_flush(vq);
+    EXPECT_EQ(memcmp(before, region, sizeof(before)), 0);
+    take_back();
+    EXPECT_EQ(nb_back, 1);
+    finish_device(vq);
+    ring_finish(&ring);
+    guest_finish(&guest);
+}
+
+TEST(virtqueue_track, the_region_of_a_split_ring_stays_as_it_is_when_memory_is_lost)
+{
+    lose_memory(0);
+}
+
+TEST(virtqueue_track, the_region_of_a_packed_ring_stays_as_it_is_when_memory_is_lost)
+{
+    lose_memory(1ull << VIRTIO_F_RING_PACKED);
+}
+
+/* It is found out by the store of the index, so that byte of the ring is the flag. */
+TEST(virtqueue_track, what_is_lost_while_it_is_published_stays_marked)
+{
+    uint64_t last = 0;
+
+    set_up(0, 1);
+    offer_more();
+    guest.gm.lost = (const _Atomic bool *)&ring.used->idx;
+    VirtQueue *vq = start_device();
+    VqElem *elem = take(vq, &last);
+
+    ASSERT_TRUE(elem);
+    vq_push(vq, elem, 1);
+    vq_publish(vq);
+    ASSERT_TRUE(gm_is_lost(&guest.gm));
+    EXPECT_EQ(count_marks(), 1);
+    finish_device(vq);
+    ring_finish(&ring);
+    guest_finish(&guest);
+}
+
 TEST_MAIN()

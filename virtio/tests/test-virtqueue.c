@@ -683,4 +683,37 @@ TEST(virtqueue, copies_cross_the_pieces_of_an_element)
     end();
 }
 
+/* Its owner ends it: nobody is told anything, and nothing that may be zeroes is taken for what the
+ * driver said. */
+TEST(virtqueue, nothing_goes_on_after_memory_was_lost)
+{
+    _Atomic bool lost = false;
+    uint32_t head, len, header;
+
+    begin();
+    dev.hold = true;
+    guest.gm.lost = &lost;
+    ring_add(&ring, (RingBuf[]){ { buf_gpa, sizeof(header), false }, { buf_gpa, 8, true } }, 2);
+    add_small(8);
+    publish_and_kick();
+    ASSERT_EQ(dev.nb_held, 2);
+    EXPECT_EQ(vq_elem_copy_out(dev.held[0], 0, &header, sizeof(header)), sizeof(header));
+    EXPECT_EQ(header, 0);
+    atomic_store(&lost, true);
+    EXPECT_EQ(vq_elem_copy_out(dev.held[0], 0, &header, sizeof(header)), sizeof(header));
+    EXPECT_EQ(header, UINT32_MAX);
+    test_device_push(&dev, 8);
+    dev_settle();
+    EXPECT_EQ(dev.transport.queue_interrupts[0], 0);
+    add_small(8);
+    publish_and_kick();
+    EXPECT_EQ(dev.nb_popped, 2);
+    test_device_push(&dev, 8);
+    stop_queue();
+    EXPECT_FALSE(ring_next_used(&ring, &head, &len));
+    EXPECT_EQ(dev.transport.queue_interrupts[0], 0);
+    EXPECT_FALSE(broken());
+    end();
+}
+
 TEST_MAIN()
