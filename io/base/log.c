@@ -4,9 +4,14 @@
  * A line is "area: level: text". Control characters in it are replaced, because parts of the text
  * may come from a guest, a peer or an image and must not drive the user's terminal or forge a
  * second line.
+ *
+ * Guests and peers can cause messages, and nobody needs to read them. So a thread waits for a reader
+ * a moment at most, and not at all once a line was dropped, until there is room again.
  */
 #include "io/base/log.h"
 
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -15,6 +20,7 @@
 
 #define LINE_BYTES_MAX    1024
 #define LIMIT_PERIOD_NS   (10 * INT64_C(1000000000))
+#define READER_WAIT_MS    100
 
 static const char *const level_names[] = {
     [LOG_LEVEL_ERROR] = "error",
@@ -24,6 +30,10 @@ static const char *const level_names[] = {
 };
 
 static _Atomic int level_max = LOG_LEVEL_WARN;
+
+static pthread_mutex_t out_lock = PTHREAD_MUTEX_INITIALIZER; /* protects the number of lines that
+                                                                were dropped, and the output */
+static unsigned out_dropped;
 
 void log_set_level(LogLevel level)
 {
@@ -74,6 +84,42 @@ static void write_all(const char *text, size_t len)
     }
 }
 
+static bool has_room(int timeout_ms)
+{
+    struct pollfd out = { .fd = STDERR_FILENO, .events = POLLOUT };
+    int ret;
+
+    do {
+        ret = poll(&out, 1, timeout_ms);
+    } while (ret < 0 && errno == EINTR);
+    return ret != 0; /* an error is for write(2) to tell */
+}
+
+/* Called with the lock held. */
+static void tell_dropped(void)
+{
+    char line[LINE_BYTES_MAX];
+    int len = snprintf(line, sizeof(line), "log: warn: %u lines were dropped, nobody read them\n",
+                       out_dropped);
+
+    out_dropped = 0;
+    write_all(line, (size_t)len);
+}
+
+static void write_or_drop(const char *line, size_t len)
+{
+    pthread_mutex_lock(&out_lock);
+    if (out_dropped > 0 && has_room(0)) {
+        tell_dropped();
+    }
+    if (has_room(out_dropped > 0 ? 0 : READER_WAIT_MS)) {
+        write_all(line, len);
+    } else {
+        out_dropped++;
+    }
+    pthread_mutex_unlock(&out_lock);
+}
+
 static PRINTF(3, 0) void write_line(LogLevel level, const char *area, const char *fmt, va_list args)
 {
     char line[LINE_BYTES_MAX];
@@ -85,7 +131,7 @@ static PRINTF(3, 0) void write_line(LogLevel level, const char *area, const char
     len += MIN((size_t)MAX(text, 0), room - len - 1);
     replace_control_characters(line, len);
     line[len++] = '\n';
-    write_all(line, len);
+    write_or_drop(line, len);
 }
 
 void log_write(LogLevel level, const char *area, const char *fmt, ...)

@@ -3,6 +3,7 @@
  *
  * Layer:     io/base
  * Threading: any thread; a line is written with one write(2) so lines do not mix. errno is kept.
+ *            Who logs does not wait for a reader: lines that find no room are dropped and counted.
  *
  * A line is cut at 1024 bytes; control characters in it become '?'.
  * Library code (io, block, virtio, devices) logs at debug only, except for what a guest or a peer

@@ -6,6 +6,8 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <string.h>
 
 static int saved_stderr;
 
@@ -162,6 +164,28 @@ static void *writer_thread(void *opaque)
         log_error("thread", "%s", (const char *)opaque);
     }
     return NULL;
+}
+
+TEST(log, nobody_waits_for_a_reader_and_what_was_dropped_is_counted)
+{
+    static char text[1 << 17];
+    int fd = begin_capture();
+
+    /* as standard error usually is */
+    ASSERT_EQ(fcntl(STDERR_FILENO, F_SETFL, fcntl(STDERR_FILENO, F_GETFL) & ~O_NONBLOCK), 0);
+    ASSERT_EQ(fcntl(STDERR_FILENO, F_SETPIPE_SZ, 8192), 8192);
+    for (unsigned i = 0; i < 1000; i++) {
+        log_warn("a", "%-90u", i);
+    }
+    ASSERT_GE(read(fd, text, sizeof(text)), 1);
+    log_warn("a", "heard");
+    log_warn("a", "again");
+    end_capture(fd, text, sizeof(text));
+    unsigned dropped = 0;
+
+    EXPECT_EQ(sscanf(text, "log: warn: %u lines were dropped", &dropped), 1);
+    EXPECT_GE(dropped, 900);
+    EXPECT_STREQ(strstr(text, "them\n"), "them\na: warn: heard\na: warn: again\n");
 }
 
 TEST(log, lines_of_several_threads_do_not_mix)
