@@ -13,7 +13,7 @@
  *     -> clear RAM -> load kernel and tables again -> reset vCPUs -> resume
  *
  * Signals: those that end the run are blocked from the start and read in the main context, but for
- * the time that disks and kernel are opened, when one ends the process (ending-signals.h). While
+ * the time that RAM, disks and kernel take, when one ends the process (ending-signals.h). While
  * something here waits for a disk (to stop the guest, to reset it), another one a while later ends
  * the process at once, so that nobody has to wait for a disk that does not answer; at the end, when
  * the last flush is waited for, any second one does. SIGTSTP and SIGCONT are read likewise, to give
@@ -386,12 +386,20 @@ static int create_control(Machine *machine, Error *err)
 
 /* --- putting it together --- */
 
-/* Here and below: no guest has run, so there is nothing to bring to an end. */
-static main_fn int create_disks(Machine *machine, bool *ret_usage, Error *err)
+/* All that a signal may interrupt: no guest has run, so there is nothing to bring to an end. What
+ * starts a thread here blocks the signals for it. */
+static main_fn int build_parts(Machine *machine, bool *ret_usage, Error *err)
 {
-    ending_signals_release();
-    int ret = disks_create(machine, ret_usage, err);
+    int ret;
 
+    ending_signals_release();
+    if ((ret = create_vm(machine, err)) == 0 &&
+        (ret = kvm_platform_init(&machine->platform, &machine->kvm, &machine->pio, &machine->mmio,
+                                 machine->main, err)) == 0 &&
+        (ret = create_legacy(machine, err)) == 0 && (ret = create_pci(machine, err)) == 0 &&
+        (ret = disks_create(machine, ret_usage, err)) == 0) {
+        ret = pci_host_assign_bars(machine->pci, err);
+    }
     ending_signals_block();
     return ret;
 }
@@ -410,12 +418,7 @@ static main_fn int build(Machine *machine, bool *ret_usage, Error *err)
     int ret;
 
     if ((ret = create_main_context(machine, err)) < 0 || (ret = open_signals(machine, err)) < 0 ||
-        (ret = create_vm(machine, err)) < 0 ||
-        (ret = kvm_platform_init(&machine->platform, &machine->kvm, &machine->pio, &machine->mmio,
-                                 machine->main, err)) < 0 ||
-        (ret = create_legacy(machine, err)) < 0 || (ret = create_pci(machine, err)) < 0 ||
-        (ret = create_disks(machine, ret_usage, err)) < 0 ||
-        (ret = pci_host_assign_bars(machine->pci, err)) < 0) {
+        (ret = build_parts(machine, ret_usage, err)) < 0) {
         return ret;
     }
     machine->vcpus = vcpus_create(&machine->kvm, &machine->platform.platform, &machine->ram.image,
