@@ -98,9 +98,12 @@ static NbdBlockSizes export_sizes(const NbdServer *server, BlockBackend *blk)
         preferred_bytes = MAX(preferred_bytes, limits->optimal_io_bytes);
     }
     preferred_bytes = MAX(preferred_bytes, NBD_BLOCK_BYTES_PREFERRED_DEFAULT);
+    while (preferred_bytes > max_bytes) {
+        preferred_bytes /= 2; /* a power of two, as it has to be */
+    }
     return (NbdBlockSizes){
         .min_bytes = 1, /* the block layer takes care of the edges */
-        .preferred_bytes = MIN(preferred_bytes, (uint32_t)ALIGN_DOWN(max_bytes, 4096)),
+        .preferred_bytes = preferred_bytes,
         .max_payload_bytes = max_bytes,
     };
 }

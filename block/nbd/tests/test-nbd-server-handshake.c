@@ -125,6 +125,33 @@ TEST(nbd_handshake, info_tells_what_is_asked_for_and_go_begins)
     leave(&bench, fd);
 }
 
+/* A disk likes requests that are longer than there is memory for; what is told instead has to be
+ * a power of two all the same. */
+TEST(nbd_handshake, block_sizes_are_such_as_clients_take_whatever_memory_there_is)
+{
+    static const uint64_t memory_bytes[] = { 1 << 20, (1 << 20) + 4096, 33000000, 1 << 26 };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(memory_bytes); i++) {
+        Bench bench;
+        char buf[REPLY_BYTES_MAX];
+        uint32_t len;
+        NbdBlockSizes sizes;
+
+        bench_init(&bench, &(BenchConfig){ .params = { .memory_bytes = memory_bytes[i] },
+                                           .mem.limits.optimal_io_bytes = 1 << 26 });
+        int fd = greeted(&bench);
+
+        client_send_go(fd, NBD_OPT_INFO, "disk", 1 << NBD_INFO_BLOCK_SIZE);
+        ASSERT_EQ(client_option_reply(fd, NBD_OPT_INFO, buf, &len), NBD_REP_INFO);
+        ASSERT_EQ(client_option_reply(fd, NBD_OPT_INFO, buf, &len), NBD_REP_INFO);
+        ASSERT_EQ(nbd_info_block_size_decode((uint8_t *)buf, len, &sizes), 0);
+        EXPECT_LE(sizes.preferred_bytes, sizes.max_payload_bytes);
+        EXPECT_GT(sizes.preferred_bytes, sizes.max_payload_bytes / 2);
+        EXPECT_EQ(client_option_type(fd, NBD_OPT_INFO), NBD_REP_ACK);
+        leave(&bench, fd);
+    }
+}
+
 TEST(nbd_handshake, one_connection_at_most_is_no_multi_conn_and_read_only_is_told)
 {
     Bench bench;
