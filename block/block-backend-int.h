@@ -24,6 +24,7 @@ struct BlockBackend {
     ListNode backends_link; /* main */
     const BlkUserOps *user; /* main */
     void *user_opaque;
+    bool user_paused;       /* main: it has been told so, or would have been */
     pthread_mutex_t lock;   /* protects queued */
     List queued;            /* QueuedRequest, in order of arrival */
 };

@@ -163,12 +163,12 @@ int blk_close(BlockBackend *blk)
 
 void blk_set_user(BlockBackend *blk, const BlkUserOps *ops, void *opaque)
 {
-    if (blk->drain.covered && blk->user && blk->user->drained_end) {
+    if (blk->user_paused && blk->user && blk->user->drained_end) {
         blk->user->drained_end(blk->user_opaque);
     }
     blk->user = ops;
     blk->user_opaque = opaque;
-    if (blk->drain.covered && ops && ops->drained_begin) {
+    if (blk->user_paused && ops && ops->drained_begin) {
         ops->drained_begin(opaque);
     }
 }

@@ -18,8 +18,9 @@
 /* What the user of a backend is told; main thread; each may be NULL. They must neither wait nor
  * begin or end a section. */
 typedef struct BlkUserOps {
-    /* Requests made from now on are queued until the end: better make none. Those in flight are
-     * being waited for, so what they need to end must go on. */
+    /* Make no requests until the end: in a drained section they would be queued, and after it the
+     * storage may still want none (bdrv_want_peace()). Those in flight are being waited for, so
+     * what they need to end must go on. */
     void (*drained_begin)(void *opaque);
     /* Go on. What arrived meanwhile is yours to look for. */
     void (*drained_end)(void *opaque);
@@ -51,8 +52,8 @@ BlkPerm blk_default_perm(const BlockNode *node) NONNULL(1);
 /* Waits for requests in flight, flushes when writable, frees. Nobody may start a request by then.
  * Context: main, in a coroutine or not; NULL is allowed. Returns the flush's result. */
 int blk_close(BlockBackend *blk);
-/* blk_set_user - whom to tell; NULL = nobody any more. When a section covers the backend just then,
- * drained_begin is called here, or drained_end of the one that goes. Main. */
+/* blk_set_user - whom to tell; NULL = nobody any more. Between drained_begin and drained_end the one
+ * is called here for the user that comes, the other one for the user that goes. Main. */
 void blk_set_user(BlockBackend *blk, const BlkUserOps *ops, void *opaque) NONNULL(1);
 
 const char *blk_id(const BlockBackend *blk) NONNULL(1);

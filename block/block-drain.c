@@ -23,6 +23,8 @@
  *   (4) The gate of a backend opens together with taking its whole queue, under its lock; the
  *       queued requests are counted before that. A section that begins at once waits for them.
  *   (5) drain_update() runs no request and no coroutine: it only schedules them.
+ *   (6) A user has been told to pause exactly when its backend is covered, or a node below it wants
+ *       peace; whenever one of these changes, update_user() looks at both.
  */
 #include "block/block-backend-int.h"
 
@@ -137,12 +139,55 @@ static void cover(DrainPoint *point)
     inflight_close(&point->in_flight);
 }
 
-static void cover_backend(BlockBackend *blk)
+/* At most BDRV_DEPTH_MAX deep. */
+static GRAPH_RD bool wants_peace_below(const BlockNode *node)
+{
+    if (node->drain.wants_peace) {
+        return true;
+    }
+    for (unsigned i = 0; i < BDRV_CHILDREN_MAX; i++) {
+        if (node->children[i].node && wants_peace_below(node->children[i].node)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Invariant (6). */
+static GRAPH_RD void update_user(BlockBackend *blk)
+{
+    bool pause = blk->drain.covered || (blk->root.node && wants_peace_below(blk->root.node));
+    const BlkUserOps *user = blk->user;
+
+    if (pause == blk->user_paused) {
+        return;
+    }
+    blk->user_paused = pause;
+    if (pause && user && user->drained_begin) {
+        user->drained_begin(blk->user_opaque);
+    } else if (!pause && user && user->drained_end) {
+        user->drained_end(blk->user_opaque);
+    }
+}
+
+static void update_users(void)
+{
+    graph_assert_main();
+    list_for_each(it, &blk_backends) {
+        update_user(list_entry(it, BlockBackend, backends_link));
+    }
+}
+
+void bdrv_want_peace(BlockNode *node, bool on)
+{
+    node->drain.wants_peace = on;
+    update_users();
+}
+
+static GRAPH_RD void cover_backend(BlockBackend *blk)
 {
     cover(&blk->drain);
-    if (blk->user && blk->user->drained_begin) {
-        blk->user->drained_begin(blk->user_opaque);
-    }
+    update_user(blk);
 }
 
 /* Parents first: none of them can be covered later than its child. */
@@ -183,7 +228,7 @@ static GRAPH_RD void uncover_node(BlockNode *node)
 }
 
 /* Invariant (4). */
-static void uncover_backend(BlockBackend *blk)
+static GRAPH_RD void uncover_backend(BlockBackend *blk)
 {
     List queued = LIST_INIT(queued);
     ListNode *node;
@@ -204,9 +249,7 @@ static void uncover_backend(BlockBackend *blk)
 
         aio_co_schedule(co_home(co), co);
     }
-    if (blk->user && blk->user->drained_end) {
-        blk->user->drained_end(blk->user_opaque);
-    }
+    update_user(blk);
 }
 
 void drain_update(void)
@@ -236,6 +279,7 @@ void drain_update(void)
             uncover_backend(blk);
         }
     }
+    update_users(); /* the edges may be others */
 }
 
 /* --- waiting --- */

@@ -25,6 +25,10 @@
  *
  * Who waits in begin must not be waited for: no counted request or activity begins a section that
  * covers itself.
+ *
+ * A node that would have to let go what it holds back, should a section begin, may ask for peace:
+ * the users of all backends above it are told to make no requests, as in a section. But none is
+ * queued: those that come all the same pass.
  */
 #ifndef BLOCK_BLOCK_DRAIN_H
 #define BLOCK_BLOCK_DRAIN_H
@@ -38,6 +42,7 @@ typedef struct DrainPoint {
     bool covered;      /* main: the gate is closed */
     bool quiet;        /* main: and nothing was in flight after that */
     bool marked;       /* main: block-drain.c's, while it walks the graph */
+    bool wants_peace;  /* main: of a node */
 } DrainPoint;
 
 /* Context: main, in a coroutine or not. begin waits; end does not, and runs no request itself. */
@@ -54,6 +59,10 @@ void bdrv_drain_all_end(void);
  */
 bool bdrv_activity_begin(BlockNode *node) NONNULL(1) WARN_UNUSED;
 void bdrv_activity_end(BlockNode *node) NONNULL(1);
+
+/* bdrv_want_peace - from now on, or no longer; ends with the node, too. May be called in
+ * BlockDriver.drained_end(): then the users are not told to go on in between. Main. */
+void bdrv_want_peace(BlockNode *node, bool on) NONNULL(1);
 
 /* --- for the rest of block/ --- */
 

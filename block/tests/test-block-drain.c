@@ -561,4 +561,75 @@ TEST(user, who_comes_or_goes_in_a_section_is_told_of_it)
     world_finish(&w);
 }
 
+/* --- peace --- */
+
+TEST(peace, is_told_to_the_users_above_alone_and_queues_nothing)
+{
+    World w;
+    User user = { 0 }, reader = { 0 }, other = { 0 };
+
+    world_init(&w);
+    blk_set_user(w.disk.blk, &user_ops, &user);
+    blk_set_user(w.reader, &user_ops, &reader);
+    blk_set_user(w.other.blk, &user_ops, &other);
+    bdrv_want_peace(w.top, true);
+    EXPECT_STREQ(covered(&w), "");
+    EXPECT_EQ(user.depth, 1);
+    EXPECT_EQ(reader.depth, 0); /* it is not above the filter */
+    EXPECT_EQ(run_read(w.disk.blk, 0, 512, w.buf), 0);
+    bdrv_want_peace(w.disk.node, true);
+    EXPECT_EQ(user.depth, 1);
+    EXPECT_EQ(reader.depth, 1);
+    bdrv_want_peace(w.top, false);
+    EXPECT_EQ(user.depth, 1);
+    bdrv_want_peace(w.disk.node, false);
+    EXPECT_EQ(user.depth, 0);
+    EXPECT_EQ(reader.depth, 0);
+    EXPECT_EQ(user.nb_begun, 1u);
+    EXPECT_EQ(other.nb_begun, 0u);
+    blk_set_user(w.disk.blk, NULL, NULL);
+    blk_set_user(w.reader, NULL, NULL);
+    blk_set_user(w.other.blk, NULL, NULL);
+    world_finish(&w);
+}
+
+TEST(peace, and_sections_overlap_in_any_order)
+{
+    World w;
+    User user = { 0 }, next = { 0 };
+    BlockBackend *late;
+
+    world_init(&w);
+    blk_set_user(w.disk.blk, &user_ops, &user);
+    blk_drained_begin(w.disk.blk);
+    bdrv_want_peace(w.top, true);
+    blk_drained_end(w.disk.blk);
+    EXPECT_EQ(user.depth, 1);
+    blk_drained_begin(w.disk.blk);
+    bdrv_want_peace(w.top, false);
+    EXPECT_EQ(user.depth, 1);
+    blk_drained_end(w.disk.blk);
+    EXPECT_EQ(user.depth, 0);
+    EXPECT_EQ(user.nb_begun, 1u);
+    bdrv_want_peace(w.top, true);
+    late = blk_create("l", w.top, BLK_PERM_READ, BLK_PERM_ALL, NULL);
+    ASSERT_TRUE(late != NULL);
+    blk_set_user(late, &user_ops, &next);
+    EXPECT_EQ(next.depth, 1);
+    blk_set_user(late, NULL, NULL);
+    EXPECT_EQ(blk_close(late), 0);
+    EXPECT_EQ(next.depth, 0);
+    blk_set_user(w.disk.blk, &user_ops, &next);
+    EXPECT_EQ(user.depth, 0);
+    EXPECT_EQ(next.depth, 1);
+    /* The node goes, and nobody is left who wants it. */
+    ASSERT_EQ(bdrv_remove_filter(w.top, NULL), 0);
+    EXPECT_EQ(next.depth, 0);
+    w.top = pass_insert(w.disk.node, "node-name=top", NULL);
+    ASSERT_TRUE(w.top != NULL);
+    EXPECT_EQ(next.depth, 0);
+    blk_set_user(w.disk.blk, NULL, NULL);
+    world_finish(&w);
+}
+
 TEST_MAIN()
