@@ -13,6 +13,23 @@
  *            \                                                              /
  *             granted by a leader, an arrival, or a drained section -------/
  *
+ * Debts. What a section lets go early moves the group's level on like everything else, so what comes
+ * afterwards waits for it to be paid, in whatever member. But the next section would let that go,
+ * too, and a guest can have sections begin as often as it likes: by resetting its device, by
+ * stopping a queue. So the level alone limits nothing. Who has let requests go early has its users
+ * make none (tell_debt) until what went is paid:
+ *
+ *     no debt --hold_back(), something went early--> debt --debt_timer, or other limits--> no debt
+ *
+ * While there is a debt, nothing arrives that a section could let go, however many there are, except
+ * for what was under way between user and filter when it began: that goes once, and is added to the
+ * debt. So a debt is never more than what the users can have in flight at a time, and in the long run
+ * a member gets what the limits say and, once, that much. Users that make requests all the same are
+ * charged for them; the bound of a level in throttle-limits.c holds for all.
+ *
+ * The others pay as well while they wait for the level. So if any of them wait when it is paid, they
+ * have as long for each of them, before the member may do the same again: its share does not grow.
+ *
  * Invariants, whenever the lock is free:
  *   (1) While anybody waits there is a leader, or one that was granted is about to run and appoints
  *       it. A leader has a timer that fires when the next request is due, or earlier; or it has
@@ -22,6 +39,7 @@
  *       lock wakes it after the lock is given back; till then its frame is there, because it goes
  *       on by that wake-up alone.
  *   (4) The lock is not held across a yield, nor while anything is woken.
+ *   (5) A member's debt_timer is armed exactly while debt_ns > 0, which is what tell_debt told last.
  */
 #include "block/throttle-group.h"
 
@@ -242,8 +260,10 @@ co_fn void throttle_co_request(ThrottleMember *member, ThrottleDir dir, uint64_t
     int64_t now_ns = aio_now_ns();
 
     pthread_mutex_lock(&g->lock);
-    if (member->at_once ||
-        (!anybody_waits(g) && throttle_limits_due_ns(&g->limits, dir) <= now_ns)) {
+    bool is_due = !anybody_waits(g) && throttle_limits_due_ns(&g->limits, dir) <= now_ns;
+
+    if (is_due || member->at_once) {
+        member->went_early[dir] |= !is_due;
         throttle_limits_charge(&g->limits, dir, len_bytes, now_ns);
         pthread_mutex_unlock(&g->lock);
         return;
@@ -263,6 +283,65 @@ co_fn void throttle_co_request(ThrottleMember *member, ThrottleDir dir, uint64_t
     co_wait_turn(g, &w);
 }
 
+/* --- debts; main --- */
+
+static void end_debt(ThrottleMember *member)
+{
+    if (member->debt_ns > 0) {
+        member->debt_ns = 0;
+        aio_timer_disarm(&member->debt_timer);
+        member->tell_debt(member, false);
+    }
+}
+
+/* The group needs @debt_ns from now on to pay for what went early of @member. */
+static void add_debt(ThrottleMember *member, int64_t debt_ns, unsigned nb_members)
+{
+    int64_t now_ns = aio_now_ns(), all_ns, end_ns;
+    bool is_new = member->debt_ns == 0;
+
+    if (__builtin_mul_overflow(debt_ns, nb_members, &all_ns) ||
+        !checked_add(now_ns, all_ns, &end_ns)) {
+        end_ns = INT64_MAX;
+    }
+    member->debt_end_ns = is_new ? end_ns : MAX(member->debt_end_ns, end_ns);
+    member->debt_ns = debt_ns;
+    aio_timer_arm(&member->debt_timer, now_ns + debt_ns);
+    if (is_new) {
+        member->tell_debt(member, true);
+    }
+}
+
+static bool others_wait(const ThrottleMember *member)
+{
+    ThrottleGroup *g = member->group;
+    bool any = false;
+
+    pthread_mutex_lock(&g->lock);
+    list_for_each(it, &g->members) {
+        ThrottleMember *other = list_entry(it, ThrottleMember, link);
+
+        for (unsigned d = 0; d < THROTTLE_NB_DIRS; d++) {
+            any |= other != member && !list_empty(&other->lines[d]);
+        }
+    }
+    pthread_mutex_unlock(&g->lock);
+    return any;
+}
+
+static void debt_timer_cb(void *opaque)
+{
+    ThrottleMember *member = opaque;
+    int64_t now_ns = aio_now_ns();
+
+    if (now_ns < member->debt_end_ns && others_wait(member)) {
+        aio_timer_arm(&member->debt_timer,
+                      now_ns + MIN(member->debt_ns, member->debt_end_ns - now_ns));
+    } else {
+        end_debt(member);
+    }
+}
+
 /* --- drained sections --- */
 
 void throttle_member_let_go(ThrottleMember *member)
@@ -277,6 +356,7 @@ void throttle_member_let_go(ThrottleMember *member)
         ThrottleWaiter *w;
 
         while ((w = list_first_entry(&member->lines[d], ThrottleWaiter, link))) {
+            member->went_early[d] = true;
             grant(g, w, now_ns, &wake);
         }
     }
@@ -286,9 +366,23 @@ void throttle_member_let_go(ThrottleMember *member)
 
 void throttle_member_hold_back(ThrottleMember *member)
 {
-    pthread_mutex_lock(&member->group->lock);
+    ThrottleGroup *g = member->group;
+    int64_t now_ns = aio_now_ns(), due_ns = 0;
+    unsigned nb_members;
+
+    pthread_mutex_lock(&g->lock);
     member->at_once = false;
-    pthread_mutex_unlock(&member->group->lock);
+    for (unsigned d = 0; d < THROTTLE_NB_DIRS; d++) {
+        if (member->went_early[d]) {
+            due_ns = MAX(due_ns, throttle_limits_due_ns(&g->limits, (ThrottleDir)d));
+            member->went_early[d] = false;
+        }
+    }
+    nb_members = g->nb_members;
+    pthread_mutex_unlock(&g->lock);
+    if (due_ns > now_ns) {
+        add_debt(member, due_ns - now_ns, nb_members);
+    }
 }
 
 /* --- limits --- */
@@ -320,6 +414,9 @@ void throttle_member_configure(ThrottleMember *member, const ThrottleConfig *con
     }
     pthread_mutex_unlock(&g->lock);
     wake_all(&wake);
+    list_for_each(it, &g->members) { /* main alone changes it */
+        end_debt(list_entry(it, ThrottleMember, link));
+    }
 }
 
 /* --- groups --- */
@@ -374,7 +471,7 @@ static ThrottleGroup *group_create(const char *name, const ThrottleConfig *confi
 }
 
 int throttle_member_open(ThrottleMember *member, const char *name, const ThrottleConfig *config,
-                         Error *err)
+                         ThrottleDebtFn *tell_debt, Error *err)
 {
     ThrottleGroup *g = find_group(name);
 
@@ -388,7 +485,8 @@ int throttle_member_open(ThrottleMember *member, const char *name, const Throttl
     if (!g && !(g = group_create(name, config))) {
         return error_set(err, -ENOMEM, "out of memory");
     }
-    *member = (ThrottleMember){ .group = g };
+    *member = (ThrottleMember){ .group = g, .tell_debt = tell_debt };
+    aio_timer_init(&member->debt_timer, aio_main(), debt_timer_cb, member);
     list_init(&member->lines[THROTTLE_READ]);
     list_init(&member->lines[THROTTLE_WRITE]);
     pthread_mutex_lock(&g->lock);
@@ -403,6 +501,7 @@ void throttle_member_close(ThrottleMember *member)
     ThrottleGroup *g = member->group;
     bool unused;
 
+    aio_timer_disarm(&member->debt_timer);
     pthread_mutex_lock(&g->lock);
     assert(list_empty(&member->lines[THROTTLE_READ]) && list_empty(&member->lines[THROTTLE_WRITE]));
     if (g->last == member) {

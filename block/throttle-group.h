@@ -17,12 +17,25 @@
 
 typedef struct ThrottleGroup ThrottleGroup;
 
-typedef struct ThrottleMember {
+typedef struct ThrottleMember ThrottleMember;
+
+/* The member has a debt from now on, or no longer: while it has one, better no request comes.
+ * Main. */
+typedef void ThrottleDebtFn(ThrottleMember *member, bool on);
+
+struct ThrottleMember {
     ThrottleGroup *group;
-    ListNode link;                /* in the group */
-    List lines[THROTTLE_NB_DIRS]; /* of waiting requests, protected by the group's lock */
-    bool at_once;                 /* likewise; a drained section covers it: nobody waits */
-} ThrottleMember;
+    ListNode link;                     /* in the group */
+    List lines[THROTTLE_NB_DIRS];      /* of waiting requests, protected by the group's lock */
+    bool at_once;                      /* likewise; a drained section covers it: nobody waits */
+    bool went_early[THROTTLE_NB_DIRS]; /* likewise; somebody in that section */
+
+    /* main */
+    ThrottleDebtFn *tell_debt;
+    int64_t debt_ns;     /* how long the group takes to pay it; 0 = there is none */
+    int64_t debt_end_ns; /* when it ends at the latest */
+    AioTimer debt_timer;
+};
 
 /*
  * throttle_member_open - join @name's group, which is made if there is none; NULL: one of its own
@@ -30,18 +43,20 @@ typedef struct ThrottleMember {
  * Errors: -EINVAL it has other limits; -ENOMEM
  */
 int throttle_member_open(ThrottleMember *member, const char *name, const ThrottleConfig *config,
-                         Error *err) NONNULL(1) WARN_UNUSED;
-/* Nobody waits in it. */
+                         ThrottleDebtFn *tell_debt, Error *err) NONNULL(1, 4) WARN_UNUSED;
+/* Nobody waits in it. A debt is forgotten, which nobody is told. */
 void throttle_member_close(ThrottleMember *member) NONNULL(1);
 
 /* throttle_find_config - the limits of the group @name; all zero when there is none */
 ThrottleConfig throttle_find_config(const char *name);
 ThrottleConfig throttle_member_config(const ThrottleMember *member) NONNULL(1);
-/* throttle_member_configure - other limits, for the whole group, from now on */
+/* throttle_member_configure - other limits, for the whole group, from now on; all debts are
+ * forgotten */
 void throttle_member_configure(ThrottleMember *member, const ThrottleConfig *config) NONNULL(1, 2);
 
 /* throttle_member_let_go - all that wait in the member go now, and whatever comes goes at once
- * until throttle_member_hold_back(). It is charged to the group all the same. */
+ * until throttle_member_hold_back(). It is charged to the group all the same; from then on, until
+ * it is paid, the member has a debt. */
 void throttle_member_let_go(ThrottleMember *member) NONNULL(1);
 void throttle_member_hold_back(ThrottleMember *member) NONNULL(1);
 

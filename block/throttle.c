@@ -17,6 +17,7 @@
 
 typedef struct ThrottleState {
     ThrottleMember member;
+    BlockNode *node;
 } ThrottleState;
 
 static ThrottleMember *member_of(const BlockNode *node)
@@ -24,6 +25,13 @@ static ThrottleMember *member_of(const BlockNode *node)
     ThrottleState *s = node->state;
 
     return &s->member;
+}
+
+/* What a drained section has let go is to be paid before more comes that the next one would let go;
+ * throttle-group.c says why. */
+static void tell_debt(ThrottleMember *member, bool on)
+{
+    bdrv_want_peace(container_of(member, ThrottleState, member)->node, on);
 }
 
 static int throttle_open(BlockNode *node, Opts *opts, Error *err)
@@ -42,7 +50,8 @@ static int throttle_open(BlockNode *node, Opts *opts, Error *err)
     if (ret < 0) {
         return ret;
     }
-    ret = throttle_member_open(member_of(node), group, given ? &config : NULL, &reason);
+    ((ThrottleState *)node->state)->node = node;
+    ret = throttle_member_open(member_of(node), group, given ? &config : NULL, tell_debt, &reason);
     if (ret < 0) {
         return error_set(err, ret, "%s: %s", opts->what, reason.msg);
     }

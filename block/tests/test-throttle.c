@@ -3,6 +3,7 @@
  */
 #include "block/tests/virtual-clock.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define S  ((int64_t)1000000000)
@@ -292,7 +293,7 @@ TEST(throttle, a_drained_section_lets_its_disk_go_and_leaves_the_others_waiting)
     blk_drained_end(blk[0]);
     env_step_along(&env, false);
     env_settle(&env);
-    EXPECT_EQ(virtual_nb_timers(), 1);
+    EXPECT_EQ(virtual_nb_timers(), 2); /* who leads, and the first disk's debt */
     /* They were charged: the fifth is due after four seconds. */
     virtual_clock_advance_to(&env, 4 * S - 20 * MS - 1);
     EXPECT_EQ(load.order, 4);
@@ -309,6 +310,284 @@ TEST(throttle, a_drained_section_lets_its_disk_go_and_leaves_the_others_waiting)
     EXPECT_EQ(load.order, 10);
     blk_close(blk[0]);
     blk_close(blk[1]);
+    env_finish(&env);
+}
+
+/* --- users that begin drained sections as often as they can --- */
+
+/* A device with a queue: it keeps DEPTH requests in flight, and makes none while told so. */
+#define DEPTH 16
+
+typedef struct Device {
+    BlockBackend *blk;
+    AioContext *ctx;
+    RequestKind kind;
+    Request reqs[DEPTH];
+    bool paused;
+    unsigned nb_begun, nb_done;
+} Device;
+
+static void device_pause(void *opaque)
+{
+    Device *dev = opaque;
+
+    ASSERT_TRUE(!dev->paused);
+    dev->paused = true;
+}
+
+static void device_resume(void *opaque)
+{
+    Device *dev = opaque;
+
+    ASSERT_TRUE(dev->paused);
+    dev->paused = false;
+}
+
+static const BlkUserOps device_ops = { .drained_begin = device_pause,
+                                       .drained_end = device_resume };
+
+static void device_init(Device *dev, BlockBackend *blk, AioContext *ctx)
+{
+    *dev = (Device){ .blk = blk, .ctx = ctx, .kind = REQ_READ };
+    blk_set_user(blk, &device_ops, dev);
+}
+
+static void device_work(Device *dev)
+{
+    dev->nb_done = dev->nb_begun;
+    for (unsigned i = 0; i < DEPTH; i++) {
+        Request *req = &dev->reqs[i];
+        bool is_free = !req->blk || atomic_load(&req->done);
+
+        if (is_free && !dev->paused) {
+            *req = (Request){ .blk = dev->blk, .kind = dev->kind, .len_bytes = 512, .buf = buf };
+            request_start(req, dev->ctx);
+            dev->nb_begun++;
+            is_free = false;
+        }
+        dev->nb_done -= !is_free;
+    }
+}
+
+static void device_close(Env *env, Device *dev)
+{
+    blk_set_user(dev->blk, NULL, NULL);
+    env_settle(env);
+    env_step_along(env, true);
+    EXPECT_EQ(blk_close(dev->blk), 0);
+    env_step_along(env, false);
+}
+
+/* As when a queue is stopped and started again. */
+static void device_drain(Env *env, Device *dev)
+{
+    env_settle(env);
+    env_step_along(env, true);
+    blk_drained_begin(dev->blk);
+    ASSERT_EQ(blk_in_flight(dev->blk), 0);
+    blk_drained_end(dev->blk);
+    env_step_along(env, false);
+}
+
+TEST(throttle, drained_sections_without_end_let_nobody_exceed_the_rate)
+{
+    static const char *const limits[] = { "iops-total=100", "iops-read=100", "bps-total=51200",
+                                          "iops-total=100,iops-total-max=200" };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(limits); i++) {
+        Env env;
+        Device dev;
+        unsigned burst = i == 3 ? 200 : 0;
+        char text[128];
+
+        env_init(&env, 1);
+        snprintf(text, sizeof(text), DISK "%s", limits[i]);
+        device_init(&dev, open_disk("d0", text), env.ctx[0]);
+        for (int64_t ms = 0; ms < 4000; ms += 5) {
+            virtual_clock_advance_to(&env, ms * MS);
+            device_work(&dev);
+            device_drain(&env, &dev);
+        }
+        device_work(&dev);
+        /* The limit, what may be in flight beyond it, and the slack; and no less than the limit. */
+        EXPECT_LE(dev.nb_done, 400 + burst + DEPTH + 3);
+        EXPECT_GE(dev.nb_done, 380);
+        device_close(&env, &dev);
+        EXPECT_EQ(virtual_nb_timers(), 0);
+        env_finish(&env);
+    }
+}
+
+TEST(throttle, who_drains_without_end_takes_nothing_from_the_others_of_its_group)
+{
+    Env env;
+    Device dev[3];
+    unsigned all;
+
+    env_init(&env, 3);
+    device_init(&dev[0], open_disk("d0", DISK "group=g,iops-total=100"), env.ctx[0]);
+    device_init(&dev[1], open_disk("d1", DISK "group=g"), env.ctx[1]);
+    device_init(&dev[2], open_disk("d2", DISK "group=g"), env.ctx[2]);
+    for (int64_t ms = 0; ms < 12000; ms += 5) {
+        virtual_clock_advance_to(&env, ms * MS);
+        for (unsigned d = 0; d < 3; d++) {
+            device_work(&dev[d]);
+        }
+        device_drain(&env, &dev[0]);
+        EXPECT_TRUE(!dev[1].paused && !dev[2].paused);
+    }
+    all = dev[0].nb_done + dev[1].nb_done + dev[2].nb_done;
+    EXPECT_LE(all, 1200 + DEPTH + 3);
+    EXPECT_GE(all, 1150);
+    EXPECT_LE(dev[0].nb_done, 400 + DEPTH);
+    EXPECT_GE(dev[0].nb_done, 300);
+    EXPECT_LE(dev[1].nb_done, dev[2].nb_done + 2);
+    EXPECT_LE(dev[2].nb_done, dev[1].nb_done + 2);
+    for (unsigned d = 0; d < 3; d++) {
+        device_close(&env, &dev[d]);
+    }
+    env_finish(&env);
+}
+
+/* The first has DEPTH requests let go at a rate of 1. */
+static void run_into_debt(Env *env, Device *dev)
+{
+    unsigned before = dev->nb_done;
+
+    device_work(dev);
+    device_drain(env, dev);
+    device_work(dev);
+    EXPECT_EQ(dev->nb_done, before + DEPTH);
+    EXPECT_TRUE(dev->paused);
+}
+
+TEST(throttle, a_debt_is_paid_at_the_rate_and_then_the_user_goes_on)
+{
+    Env env;
+    Device dev;
+
+    env_init(&env, 1);
+    device_init(&dev, open_disk("d0", DISK "iops-total=1"), env.ctx[0]);
+    run_into_debt(&env, &dev);
+    virtual_clock_advance_to(&env, DEPTH * S - 20 * MS - 1);
+    EXPECT_TRUE(dev.paused);
+    /* A section in between has nothing to let go, and neither adds to it nor ends it. */
+    device_drain(&env, &dev);
+    EXPECT_TRUE(dev.paused);
+    virtual_clock_advance_to(&env, DEPTH * S - 20 * MS);
+    EXPECT_TRUE(!dev.paused);
+    /* Without a debt a section is without consequences. */
+    device_drain(&env, &dev);
+    EXPECT_TRUE(!dev.paused);
+    EXPECT_EQ(virtual_nb_timers(), 0);
+    device_close(&env, &dev);
+    env_finish(&env);
+}
+
+TEST(throttle, who_is_alone_in_a_group_pays_for_itself_and_shared_debts_wait_for_the_others)
+{
+    Env env;
+    Device dev;
+    Load load = { 0 };
+    BlockBackend *other;
+
+    env_init(&env, 2);
+    device_init(&dev, open_disk("d0", DISK "group=g,iops-total=1"), env.ctx[0]);
+    other = open_disk("d1", DISK "group=g");
+    run_into_debt(&env, &dev);
+    virtual_clock_advance_to(&env, DEPTH * S - 20 * MS);
+    EXPECT_TRUE(!dev.paused);
+    run_into_debt(&env, &dev);
+    /* Another one has waited meanwhile: it is to have as much. */
+    for (unsigned i = 0; i < 2 * DEPTH; i++) {
+        start(&load, i, other, env.ctx[1], REQ_READ, 512);
+    }
+    virtual_clock_advance_to(&env, 2 * DEPTH * S);
+    EXPECT_TRUE(dev.paused);
+    EXPECT_LE(load.order, 2);
+    virtual_clock_advance_to(&env, 3 * DEPTH * S);
+    EXPECT_TRUE(!dev.paused);
+    EXPECT_GE(load.order, DEPTH);
+    virtual_clock_advance_to(&env, 5 * DEPTH * S);
+    EXPECT_EQ(load.order, 2 * DEPTH);
+    EXPECT_EQ(virtual_nb_timers(), 0);
+    device_close(&env, &dev);
+    blk_close(other);
+    env_finish(&env);
+}
+
+TEST(throttle, new_limits_forget_the_debts_of_all_in_the_group)
+{
+    Env env;
+    Device dev[2];
+
+    env_init(&env, 2);
+    device_init(&dev[0], open_disk("d0", DISK "group=g,iops-total=1"), env.ctx[0]);
+    device_init(&dev[1], open_disk("d1", DISK "group=g"), env.ctx[1]);
+    run_into_debt(&env, &dev[0]);
+    run_into_debt(&env, &dev[1]);
+    EXPECT_EQ(reconfigure(dev[1].blk, "iops-total=10"), 0);
+    EXPECT_TRUE(!dev[0].paused && !dev[1].paused);
+    EXPECT_EQ(virtual_nb_timers(), 0);
+    device_close(&env, &dev[0]);
+    device_close(&env, &dev[1]);
+    env_finish(&env);
+}
+
+TEST(throttle, a_debt_ends_with_its_filter_and_passes_to_a_new_user)
+{
+    Env env;
+    Device dev, next;
+    Opts opts;
+    Error err = { 0 };
+    BlockNode *filter;
+
+    env_init(&env, 1);
+    device_init(&dev, open_disk("d0", "driver=null,size=1M"), env.ctx[0]);
+    ASSERT_EQ(opts_parse(&opts, "filter", "driver=throttle,iops-total=1", "x", &err), 0);
+    filter = bdrv_insert_filter(blk_node(dev.blk), &opts, &err);
+    opts_finish(&opts);
+    ASSERT_TRUE(filter != NULL);
+    run_into_debt(&env, &dev);
+    device_init(&next, dev.blk, env.ctx[0]);
+    EXPECT_TRUE(!dev.paused && next.paused);
+    ASSERT_EQ(bdrv_remove_filter(filter, &err), 0);
+    EXPECT_TRUE(!next.paused);
+    EXPECT_EQ(virtual_nb_timers(), 0);
+    device_close(&env, &next);
+    env_finish(&env);
+}
+
+/* 300 years of it: the level must neither overflow nor be forgotten. */
+TEST(throttle, users_that_do_not_pause_cannot_make_a_debt_overflow)
+{
+    enum { NB_ROUNDS = 140, YEAR_S = 365 * 24 * 3600 };
+    Env env;
+    Load load = { 0 };
+
+    env_init(&env, 1);
+    BlockBackend *blk = open_disk("d0", DISK "bps-total=1");
+
+    for (unsigned round = 0; round < NB_ROUNDS; round++) {
+        for (unsigned i = 0; i < REQUESTS_MAX; i++) {
+            start(&load, i, blk, env.ctx[0], REQ_ZEROES, 1 << 20);
+        }
+        env_settle(&env);
+        ASSERT_EQ(load.order, round * REQUESTS_MAX + (round == 0));
+        env_step_along(&env, true);
+        blk_drained_begin(blk);
+        blk_drained_end(blk);
+        env_step_along(&env, false);
+    }
+    EXPECT_EQ(load.order, NB_ROUNDS * REQUESTS_MAX);
+    start(&load, 0, blk, env.ctx[0], REQ_READ, 512);
+    virtual_clock_advance_to(&env, 30 * YEAR_S * S);
+    EXPECT_TRUE(!done(&load, 0));
+    env_step_along(&env, true);
+    EXPECT_EQ(reconfigure(blk, "bps-total=0"), 0);
+    EXPECT_TRUE(done(&load, 0));
+    blk_close(blk);
+    env_step_along(&env, false);
     env_finish(&env);
 }
 
