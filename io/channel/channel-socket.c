@@ -5,7 +5,8 @@
  * comes with one call belongs to the bytes of that call or those before them in the same message.
  * The control buffer has room for exactly as many as the caller can take; of more the kernel drops
  * the rest and says MSG_CTRUNC, which ends the stream for us. So no descriptor is ever in our table
- * without being in the caller's list.
+ * without being in the caller's list. It says the same when our table is full; then fewer have come
+ * than there was room for.
  */
 #include "io/channel/channel-socket.h"
 
@@ -51,12 +52,13 @@ static ssize_t socket_co_readv(Channel *ch, const struct iovec *iov, int niov, C
 {
     struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = niov };
     FdControl control;
+    unsigned room = fds ? CHANNEL_FDS_MAX - fds->nb : 0;
     ssize_t ret;
 
-    if (fds && fds->nb < CHANNEL_FDS_MAX) {
+    if (room > 0) {
         /* CMSG_SPACE() would leave room for one more in the padding of an odd number. */
         msg.msg_control = &control;
-        msg.msg_controllen = CMSG_LEN(sizeof(int) * (CHANNEL_FDS_MAX - fds->nb));
+        msg.msg_controllen = CMSG_LEN(sizeof(int) * room);
     }
     do {
         ret = recvmsg(socket_of(ch)->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -67,8 +69,10 @@ static ssize_t socket_co_readv(Channel *ch, const struct iovec *iov, int niov, C
     if (fds) {
         fds_take(&msg, fds);
         if (msg.msg_flags & MSG_CTRUNC) {
+            bool is_full = CHANNEL_FDS_MAX - fds->nb > 0;
+
             channel_fds_close(fds);
-            return -EMSGSIZE;
+            return is_full ? -EMFILE : -EMSGSIZE;
         }
     }
     return ret;

@@ -30,6 +30,7 @@
  *   -ETIMEDOUT     the deadline of channel_set_deadline() has passed (or TCP gave up)
  *   -EPIPE, -ECONNRESET  the peer is gone; _full: it ended in the middle
  *   -EMSGSIZE      more descriptors came than CHANNEL_FDS_MAX; they have been closed
+ *   -EMFILE        more descriptors came than this process may have; they have been closed
  *   -EPROTO        TLS: the peer broke the protocol; -ECONNABORTED: its stream was cut off without
  *                  the closing message, by the peer or by somebody in between
  *   any other -errno of the system call

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -170,6 +171,32 @@ TEST(channel_socket, too_many_descriptors_end_the_stream_and_none_leaks)
         test_spawn(read_fds_entry, &in);
         AIO_WAIT_WHILE(raw.ctx, !in.done);
         EXPECT_EQ(in.ret, -EMSGSIZE);
+        EXPECT_EQ(in.fds.nb, 0);
+        raw_close(&raw);
+    }
+}
+
+/* However many of them still come. */
+TEST(channel_socket, a_full_table_of_descriptors_is_told_from_too_many)
+{
+    for (unsigned nb_free = 0; nb_free < 3; nb_free++) {
+        Raw raw = raw_open();
+        FdsOp in = { .ch = raw.ch, .len_bytes = 1 };
+        struct rlimit limit, less;
+        int next;
+
+        send_fds(raw.peer, "a", 1, 3);
+        getrlimit(RLIMIT_NOFILE, &limit);
+        next = fcntl(raw.peer, F_DUPFD_CLOEXEC, 0);
+        ASSERT_GE(next, 0);
+        close(next);
+        less = limit;
+        less.rlim_cur = (rlim_t)next + nb_free;
+        ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &less), 0);
+        test_spawn(read_fds_entry, &in);
+        AIO_WAIT_WHILE(raw.ctx, !in.done);
+        setrlimit(RLIMIT_NOFILE, &limit);
+        EXPECT_EQ(in.ret, -EMFILE);
         EXPECT_EQ(in.fds.nb, 0);
         raw_close(&raw);
     }
