@@ -3,7 +3,8 @@
  *
  * Layer:     io/co (private)
  * Threading: a CoPool belongs to one thread. What all threads together may keep is bounded by a
- *            shared count, which a thread touches only to raise or to give back its own part.
+ *            shared count, which a thread touches only to raise or to give back its own part. The
+ *            count of all stacks is written when one is mapped or unmapped, and read for requests.
  * Lifetime:  zero-initialised is ready; co_pool_empty() before its thread ends.
  */
 #ifndef IO_CO_CO_POOL_H
@@ -18,6 +19,15 @@ typedef struct CoPool {
     unsigned limit;       /* valid when limit_set, else CO_POOL_LIMIT_DEFAULT */
     bool limit_set;
 } CoPool;
+
+/* How many stacks there may still be before requests wait; negative: there are more. */
+extern _Atomic int co_stacks_left;
+
+/* A stack is about to be mapped, or has been unmapped (or was not mapped after all). */
+void co_stacks_take(void);
+void co_stacks_give(void);
+/* co_stacks_allow_request - the whole decision, see co_create_request() */
+bool co_stacks_allow_request(const CoPool *pool, unsigned nb_others) NONNULL(1) WARN_UNUSED;
 
 /* co_pool_take - a coroutine that has ended, NULL when there is none */
 static inline Coroutine *co_pool_take(CoPool *pool)

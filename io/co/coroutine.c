@@ -111,7 +111,9 @@ static Coroutine *map_new(void)
 {
     CoStack stack;
 
+    co_stacks_take();
     if (co_stack_map(&stack) < 0) {
+        co_stacks_give();
         return NULL;
     }
 
@@ -157,11 +159,11 @@ void co_free(Coroutine *co)
     note_stack_use(co);
     co_sanitizer_finish(&co->sanitizer, &stack);
     co_stack_unmap(&stack);
+    co_stacks_give();
 }
 
-Coroutine *co_create(CoroutineEntry *entry, void *opaque)
+static ALWAYS_INLINE Coroutine *create(CoThread *self, CoroutineEntry *entry, void *opaque)
 {
-    CoThread *self = this_thread();
     Coroutine *co = co_pool_take(&self->pool);
 
     if (likely(co)) {
@@ -178,6 +180,37 @@ Coroutine *co_create(CoroutineEntry *entry, void *opaque)
     co->home = self->home;
     atomic_store_explicit(&co->state, CO_CREATED, memory_order_relaxed);
     return co;
+}
+
+Coroutine *co_create(CoroutineEntry *entry, void *opaque)
+{
+    return create(this_thread(), entry, opaque);
+}
+
+Coroutine *co_create_request(CoroutineEntry *entry, void *opaque, unsigned nb_others)
+{
+    CoThread *self = this_thread();
+
+    if (unlikely(atomic_load_explicit(&co_stacks_left, memory_order_relaxed) <= 0) &&
+        !co_stacks_allow_request(&self->pool, nb_others)) {
+        return NULL;
+    }
+    return create(self, entry, opaque);
+}
+
+/* The stack is free: @co has ended, or was never entered. */
+static ALWAYS_INLINE void pool_or_free(CoThread *self, Coroutine *co)
+{
+    if (!co_pool_give(&self->pool, co)) {
+        co_free(co);
+    }
+}
+
+void co_discard(Coroutine *co)
+{
+    assert(atomic_load_explicit(&co->state, memory_order_relaxed) == CO_CREATED);
+    atomic_store_explicit(&co->state, CO_ENDED, memory_order_relaxed);
+    pool_or_free(this_thread(), co);
 }
 
 /* The bottom frame of every coroutine's stack; see invariant 4. */
@@ -204,9 +237,7 @@ static NOINLINE void after_leaving(CoThread *self, Coroutine *co, int state)
         if (unlikely(atomic_load_explicit(&co->scheduled_by, memory_order_relaxed))) {
             die(co, "its entry function returned", __builtin_return_address(0));
         }
-        if (!co_pool_give(&self->pool, co)) {
-            co_free(co);
-        }
+        pool_or_free(self, co);
     } else {
         after(co, co->after_opaque);
     }

@@ -7,7 +7,7 @@
  *            across co_yield(). Creating and ending use pools of the current thread, no lock.
  * Lifetime:  co_create() gives a coroutine that has not run; it is freed (returned to the pool of
  *            the thread in which it ends) when its entry function returns. So every coroutine
- *            has to be entered, and to be allowed to end.
+ *            has to be entered, and to be allowed to end, or to be discarded before that.
  *
  * States and who performs each change:
  *
@@ -30,6 +30,14 @@
  * Shadow stacks and branch tracking: the switch changes no shadow stack, so the program must not
  * run with one. The switch's object carries no mark for them, so the linker leaves the mark off the
  * program, and nothing switches them on for a program without it.
+ *
+ * Stacks for requests. A stack takes two of the mappings that the process may have
+ * (vm.max_map_count); were they all taken, everybody's mmap() and accept() would fail. So what peers
+ * can ask for in numbers of their own choice gets its coroutines from co_create_request(), which
+ * keeps the stacks of the process, those in pools included, to a quarter of vm.max_map_count: half
+ * the mappings. Who has come first may have taken all of these. Therefore each queue (or
+ * connection) is guaranteed a few, from another eighth, and one whatever others do. A request that
+ * gets none waits where it is; it does not fail.
  *
  * Annotations: an entry function that yields is a co_fn; passing one to co_create() is how plain
  * code gets it called. tests/co-fn-analysis.c shows what the compiler accepts.
@@ -58,6 +66,22 @@ typedef void CoroutineEntry(void *opaque);
  * Context: any thread. Its home is the current thread's AioContext (may be none) until moved.
  */
 Coroutine *co_create(CoroutineEntry *entry, void *opaque) NONNULL(1) WARN_UNUSED;
+
+#define CO_REQUESTS_GUARANTEED 16 /* of a queue or connection */
+
+/*
+ * co_create_request - as co_create(), for a request of a queue or connection
+ * @nb_others  requests of the same that have a coroutine now: fewer than CO_REQUESTS_GUARANTEED
+ *             have a right to one more
+ * Returns NULL, too, when there are as many stacks as requests may have: try again when one of the
+ * others has ended or, if there are none, after some time.
+ * Context: as co_create(). Costs no more: what is counted is stacks, when they are mapped.
+ */
+Coroutine *co_create_request(CoroutineEntry *entry, void *opaque, unsigned nb_others)
+    NONNULL(1) WARN_UNUSED;
+
+/* co_discard - give back a coroutine that has not been entered. Context: the thread that made it. */
+void co_discard(Coroutine *co) NONNULL(1);
 
 /*
  * co_enter - run @co until it yields or ends
@@ -96,13 +120,16 @@ void co_set_home(Coroutine *co, struct AioContext *ctx) NONNULL(1);
 
 /*
  * Pool of the current thread. A pool keeps at most its limit of ended coroutines (at first
- * CO_POOL_LIMIT_DEFAULT); the sum over all threads is bounded by an eighth of vm.max_map_count
- * because each stack takes two mappings. Creating from the pool and ending into it makes no system
+ * CO_POOL_LIMIT_DEFAULT); the sum over all threads is bounded by half the stacks that requests may
+ * have, so that what one thread keeps leaves others as much. Creating from the pool and ending into it makes no system
  * call and allocates nothing.
  */
 #define CO_POOL_LIMIT_DEFAULT 1024
 
 void co_pool_set_limit(unsigned nb_coroutines);
+/* co_set_stacks_max - how many stacks there may be before requests wait for one, instead of a quarter
+ * of vm.max_map_count. Any thread. */
+void co_set_stacks_max(unsigned nb_stacks);
 /* co_pool_drain - free the current thread's pool; called when a thread that used coroutines ends */
 void co_pool_drain(void);
 

@@ -258,4 +258,134 @@ TEST(co_pool, running_out_of_mappings_gives_null_and_no_harm)
     free(co);
 }
 
+/* --- stacks for requests --- */
+
+#define STACKS_MAX 40
+
+/* As a request of a queue that has @nb_others: it waits until it is entered once more. */
+static Coroutine *begin_request(unsigned nb_others)
+{
+    Coroutine *co = co_create_request(yield_entry, NULL, nb_others);
+
+    if (co) {
+        co_enter(co);
+    }
+    return co;
+}
+
+/* How many one queue gets that asks for more and more. */
+static unsigned flood(Coroutine **co, unsigned nb_max)
+{
+    unsigned nb = 0;
+
+    while (nb < nb_max && (co[nb] = begin_request(nb)) != NULL) {
+        nb++;
+    }
+    return nb;
+}
+
+static void end_all(Coroutine **co, unsigned nb)
+{
+    for (unsigned i = 0; i < nb; i++) {
+        co_enter(co[i]);
+    }
+}
+
+TEST(co_requests, one_queue_gets_all_there_are_and_another_still_its_few)
+{
+    Coroutine *a[100], *b[100];
+
+    co_set_stacks_max(STACKS_MAX);
+    EXPECT_EQ(flood(a, 100), STACKS_MAX);
+    EXPECT_EQ(flood(b, 100), CO_REQUESTS_GUARANTEED);
+    co_enter(a[0]); /* its stack is beyond the bound now: nobody may have it beyond his few */
+    EXPECT_EQ(begin_request(STACKS_MAX - 1), NULL);
+    EXPECT_EQ(begin_request(CO_REQUESTS_GUARANTEED), NULL);
+    a[0] = begin_request(CO_REQUESTS_GUARANTEED - 1);
+    ASSERT_NE(a[0], NULL);
+    end_all(b, CO_REQUESTS_GUARANTEED);
+    end_all(a, STACKS_MAX);
+    EXPECT_LE(nb_pooled(), STACKS_MAX / 2);
+    EXPECT_EQ(flood(a, 100), STACKS_MAX); /* as before */
+    end_all(a, STACKS_MAX);
+    co_pool_drain();
+}
+
+TEST(co_requests, what_is_guaranteed_is_bounded_too_but_for_one_each)
+{
+    Coroutine *co[STACKS_MAX + STACKS_MAX / 2], *one[30];
+    unsigned nb = STACKS_MAX;
+
+    co_set_stacks_max(STACKS_MAX);
+    ASSERT_EQ(flood(co, STACKS_MAX), STACKS_MAX);
+    while (nb < ARRAY_SIZE(co) && (co[nb] = begin_request(1)) != NULL) {
+        nb++;
+    }
+    EXPECT_EQ(nb, ARRAY_SIZE(co));
+    EXPECT_EQ(begin_request(1), NULL);
+    for (unsigned i = 0; i < ARRAY_SIZE(one); i++) {
+        one[i] = begin_request(0);
+        ASSERT_NE(one[i], NULL);
+    }
+    end_all(one, ARRAY_SIZE(one));
+    end_all(co, nb);
+    co_pool_drain();
+}
+
+/* Those in pools count: what they hold is as little free as what runs. */
+TEST(co_requests, all_stacks_count_and_only_while_they_are_mapped)
+{
+    Coroutine *others[STACKS_MAX], *co[100];
+
+    co_set_stacks_max(STACKS_MAX);
+    for (unsigned i = 0; i < STACKS_MAX; i++) {
+        others[i] = co_create(yield_entry, NULL);
+        ASSERT_NE(others[i], NULL);
+        co_enter(others[i]);
+    }
+    EXPECT_EQ(flood(co, 100), CO_REQUESTS_GUARANTEED);
+    end_all(co, CO_REQUESTS_GUARANTEED);
+    end_all(others, STACKS_MAX);
+    co_pool_drain();
+    EXPECT_EQ(flood(co, 100), STACKS_MAX);
+    end_all(co, STACKS_MAX);
+    co_pool_drain();
+}
+
+TEST(co_requests, a_discarded_coroutine_has_not_run_and_can_be_had_again)
+{
+    unsigned count = 0;
+
+    co_discard(co_create_request(count_entry, &count, 0)); /* a new stack */
+    EXPECT_EQ(nb_pooled(), 1);
+    co_discard(co_create(count_entry, &count)); /* the same */
+    EXPECT_EQ(nb_pooled(), 1);
+    EXPECT_EQ(count, 0);
+    co_enter(co_create(count_entry, &count));
+    EXPECT_EQ(count, 1);
+    co_discard(co_create(count_entry, &count)); /* one that has run before */
+    EXPECT_EQ(count, 1);
+    co_pool_set_limit(0);
+    co_discard(co_create(count_entry, &count));
+    EXPECT_EQ(nb_pooled(), 0);
+    EXPECT_EQ(count, 1);
+}
+
+TEST(co_requests, the_bound_is_a_quarter_of_max_map_count)
+{
+    unsigned max = max_map_count();
+    Coroutine **co;
+
+    if (HAVE_ASAN || HAVE_TSAN || max > 100000) {
+        TEST_SKIP("%s", HAVE_ASAN || HAVE_TSAN ? "a sanitizer needs mappings of its own"
+                                               : "vm.max_map_count is too large to be used up");
+    }
+    co = calloc(max, sizeof(*co));
+    EXPECT_EQ(flood(co, max), max / 4);
+    EXPECT_LE(nb_mappings(), max / 2 + 1000);
+    end_all(co, max / 4);
+    co_pool_drain();
+    free(co);
+}
+
 TEST_MAIN()
