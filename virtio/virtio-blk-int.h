@@ -56,11 +56,9 @@ static inline bool virtio_blk_has_feature(const VirtioBlk *vblk, unsigned bit)
     return vblk->features >> bit & 1;
 }
 
-/* virtio_blk_req_entry - coroutine entry: carry out the request in the VqElem @opaque and push
- * it */
+/* virtio_blk_req_entry - coroutine entry: carry out the request in the VqElem that *@opaque points
+ * to, which is read at once, and push it */
 void virtio_blk_req_entry(void *opaque);
-/* virtio_blk_req_refuse - push it with an I/O error, when there is no coroutine to be had */
-void virtio_blk_req_refuse(VqElem *elem) NONNULL(1);
 
 int virtio_blk_errors_init(VirtioBlk *vblk, unsigned nb_queues)
     NONNULL(1) WARN_UNUSED; /* -ENOMEM */

@@ -309,7 +309,7 @@ static void complete(VqElem *elem, uint8_t *status, int ret, uint32_t read_bytes
 
 void virtio_blk_req_entry(void *opaque)
 {
-    VqElem *elem = opaque;
+    VqElem *elem = *(VqElem **)opaque;
     BlkRequest req = {
         .vblk = container_of(elem->vq->vdev, VirtioBlk, vdev), .elem = elem, .op = BLK_ACCT_NB_OPS
     };
@@ -337,15 +337,4 @@ void virtio_blk_req_entry(void *opaque)
         blk_acct_end(acct, req.op, start_ns, req.len_bytes, ret < 0);
     }
     complete(elem, status, ret, req.read_bytes);
-}
-
-void virtio_blk_req_refuse(VqElem *elem)
-{
-    uint8_t *status = take_status(elem);
-
-    if (status) {
-        complete(elem, status, -ENOMEM, 0);
-    } else {
-        no_status(elem);
-    }
 }

@@ -133,22 +133,33 @@ static co_fn void blk_co_config_write(VirtioDevice *vdev, size_t offset, const v
 
 /* --- queues --- */
 
+/* A chain is popped when there is a coroutine for its request, so that none has to be refused. */
 static void blk_handle_queue(VirtioDevice *vdev, VirtQueue *vq)
 {
     BlkAcct *acct = &to_blk(vdev)->acct[vq->index];
     VqElem *elem;
 
-    for (unsigned i = 0; i < VQ_BATCH_MAX && (elem = vq_pop(vq)); i++) {
+    for (unsigned i = 0; i < VQ_BATCH_MAX; i++) {
+        Coroutine *co = co_create_request(virtio_blk_req_entry, &elem, vq_nb_others(vq));
+
+        if (unlikely(!co)) {
+            if (vq_has_work(vq)) {
+                vq_starve(vq);
+            }
+            break;
+        }
+        elem = vq_pop(vq);
+        if (!elem) {
+            co_discard(co);
+            break;
+        }
         if (i == 0) {
             blk_acct_begin_batch(acct);
         }
-        Coroutine *co = co_create(virtio_blk_req_entry, elem);
-
-        if (unlikely(!co)) {
-            virtio_blk_req_refuse(elem);
-            continue;
-        }
         co_enter(co);
+        if (i == 0 && !vq_has_work(vq)) {
+            break; /* as it is most often: no coroutine is made to find that out */
+        }
         /* Disks that have nothing to do get one request, then one, two, four ... */
         if (IS_POWER_OF_2(i + 1) && aio_should_submit(vq->ctx)) {
             break;

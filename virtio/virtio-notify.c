@@ -14,6 +14,11 @@
  *   (3) Interrupts are sent by vq_flush() alone, which runs once at the end of a pass.
  *   (4) A paused queue takes nothing, and kicks that come meanwhile are forgotten. Who ends the
  *       pause rings the doorbell itself afterwards, so what they announced is looked for.
+ *   (5) A starved queue, one that the device could not take all of, is served again by whichever
+ *       comes first: the end of one of its requests, for which it then asks itself; the retry
+ *       timer, armed when it had none in flight; a kick, an end of a pause or a start, all of
+ *       which try anew. It takes no part in polling meanwhile and asks for no kicks, so nothing is
+ *       tried more often than that.
  *
  * A peer that has memory of ours in common kicks with an eventfd of its own, kick_fd, which nobody
  * here writes to; or it does not kick at all, and the queue spins: a bottom half that looks at the
@@ -25,10 +30,29 @@
 #include "virtio/virtqueue-int.h"
 #include "virtio/virtio-device.h"
 
+#define RETRY_NS 10000000
+
+void vq_starve(VirtQueue *vq)
+{
+    vq->starved = true;
+    if (atomic_load_explicit(&vq->in_flight, memory_order_relaxed) == 0) {
+        aio_timer_arm(&vq->retry, aio_now_ns() + RETRY_NS);
+    }
+}
+
+static void no_longer_starved(VirtQueue *vq)
+{
+    vq->starved = false;
+    aio_timer_disarm(&vq->retry);
+}
+
 void vq_serve(VirtQueue *vq)
 {
     VirtioDevice *vdev = vq->vdev;
 
+    if (unlikely(vq->starved)) {
+        no_longer_starved(vq);
+    }
     if (!vq->active || unlikely(atomic_load(&vq->paused))) {
         return;
     }
@@ -37,8 +61,8 @@ void vq_serve(VirtQueue *vq)
     }
     vdev->ops->handle_queue(vdev, vq);
     vq_publish(vq);
-    if (vq->polling) {
-        return; /* the probe sees what is left */
+    if (vq->polling || unlikely(vq->starved)) {
+        return; /* the probe sees what is left; (5) */
     }
     if (vq_has_work(vq) || vq_enable_notifications(vq)) {
         aio_bh_schedule(vq->self_kick);
@@ -97,6 +121,14 @@ static void self_kick_bh(void *opaque)
     vq_serve(vq);
 }
 
+static void retry_cb(void *opaque)
+{
+    VirtQueue *vq = opaque;
+
+    vq_count(&vq->stats.self_kicks);
+    vq_serve(vq);
+}
+
 static bool work_poll(void *opaque)
 {
     return vq_has_work(opaque);
@@ -139,6 +171,7 @@ void vq_notify_start(VirtQueue *vq)
 {
     static const AioHandlerOps kick_ops = { .read = kick_cb };
 
+    aio_timer_init(&vq->retry, vq->ctx, retry_cb, vq);
     vq->self_kick = aio_bh_create(vq->ctx, self_kick_bh, vq);
     aio_set_event_notifier(vq->ctx, &vq->doorbell, &doorbell_ops, vq);
     if (vq->kick_fd >= 0) {
@@ -158,6 +191,7 @@ void vq_notify_stop(VirtQueue *vq)
     if (vq->kick_fd >= 0) {
         aio_set_fd_handler(vq->ctx, vq->kick_fd, NULL, NULL);
     }
+    no_longer_starved(vq);
     aio_bh_destroy(take_ptr(&vq->spin));
     aio_bh_destroy(take_ptr(&vq->self_kick));
 }

@@ -216,9 +216,11 @@ co_fn void vq_co_take_left(VirtQueue *vq)
         return;
     }
     aio_co_reschedule_self(vq->ctx);
+    vq->takes_left = true;
     for (unsigned i = 0; i < VQ_SIZE_MAX && vq_tracker_has_work(vq->tracker); i++) {
         vq_serve(vq);
     }
+    vq->takes_left = false;
     aio_co_reschedule_self(aio_main());
 }
 
@@ -371,6 +373,9 @@ static inline void elem_free(VirtQueue *vq, VqElem *elem)
     if (in_flight_set(vq, in_flight(vq) - 1) == 0 && unlikely(vq->idle_waiter)) {
         aio_co_wake(take_ptr(&vq->idle_waiter));
     }
+    if (unlikely(vq->starved)) {
+        aio_bh_schedule(vq->self_kick);
+    }
 }
 
 static ALWAYS_INLINE void publish(VirtQueue *vq, bool tracked)
@@ -454,7 +459,7 @@ void vq_flush(VirtQueue *vq)
 
 bool vq_has_work(VirtQueue *vq)
 {
-    return vq->active && !atomic_load_explicit(&vq->paused, memory_order_relaxed) &&
+    return vq->active && !vq->starved && !atomic_load_explicit(&vq->paused, memory_order_relaxed) &&
            ring_has_work(vq);
 }
 

@@ -137,6 +137,7 @@ struct VirtQueue {
     uint16_t used_signalled; /* used_published at the last interrupt decision */
     bool notifications_on;
     bool polling;               /* a polling window is open: notifications stay off */
+    bool starved;               /* vq_starve(): not looked at before it is served again */
     _Atomic unsigned in_flight; /* popped, not yet pushed */
     VqElem *free_elems;
     uint8_t *head_in_flight;         /* a byte for each head there may be */
@@ -156,6 +157,8 @@ struct VirtQueue {
     VqInterrupt interrupt;
     AioBh *self_kick; /* home context, while started */
     AioBh *spin;      /* likewise, if it spins */
+    AioTimer retry;   /* likewise; armed only while it is starved and has nothing in flight */
+    bool takes_left;  /* vq_co_take_left() is at work; home */
     void *elem_memory;
     size_t elem_bytes;
     struct iovec *iov_memory; /* VQ_ELEM_IOV_MAX for each element, untouched until used */
@@ -197,7 +200,8 @@ VqBase vq_base(const VirtQueue *vq) NONNULL(1);
 co_fn int vq_co_start(VirtQueue *vq, size_t elem_bytes, Error *err) NONNULL(1) WARN_UNUSED;
 
 /* vq_co_take_left - have the device take all that another process has left (virtqueue-track.h), as
- * far as it takes anything: a queue that is about to be stopped for good. Context: as above. */
+ * far as it takes anything: a queue that is about to be stopped for good. Without memory the rest
+ * stays marked. Context: as above. */
 co_fn void vq_co_take_left(VirtQueue *vq) NONNULL(1);
 
 /* vq_co_stop - detach the doorbell, wait until all elements are pushed, flush, free the elements.
@@ -233,6 +237,21 @@ co_fn int vq_co_unpark(VirtQueue *vq, Error *err) NONNULL(1) WARN_UNUSED;
  * Descriptors are copied once, then checked. Context: home; never yields.
  */
 VqElem *vq_pop(VirtQueue *vq) NONNULL(1);
+
+/*
+ * vq_starve - the device has no memory for one more request: what is available stays in the ring
+ * The queue is served again when one of its requests has ended or, if it has none, after a short
+ * time; kicks are not asked for meanwhile. Context: at the end of handle_queue().
+ *
+ * vq_nb_others - for co_create_request(): what the queue has in flight; 0 when it has a right to all
+ * that it asks for, since what is not taken now is not taken at all. Home.
+ */
+void vq_starve(VirtQueue *vq) NONNULL(1);
+static inline unsigned vq_nb_others(const VirtQueue *vq)
+{
+    return unlikely(vq->takes_left) ? 0
+                                    : atomic_load_explicit(&vq->in_flight, memory_order_relaxed);
+}
 
 /* vq_push - the request is done; @written_bytes of the writable part were written, status included.
  * The used entry is filled now; published after every few and at the end of the pass; signalled

@@ -2,6 +2,7 @@
  * test-virtio-blk.c - the block device, request by request
  */
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include "io/base/test.h"
 #include "virtio/tests/ring-driver.h"
 #include "virtio/virtio-blk.h"
+#include "virtio/virtqueue-track.h"
 
 #define QUEUE_SIZE 128
 #define SECTOR     512
@@ -1196,35 +1198,274 @@ TEST(vblk, a_queue_started_in_a_drained_section_waits_for_its_end)
     device_end();
 }
 
-TEST(vblk, without_memory_for_coroutines_requests_fail_and_the_device_lives)
+/* --- no more coroutines --- */
+
+/* Nothing in flight would tell of better times: the queue has to look for itself. */
+TEST(vblk, without_memory_for_coroutines_requests_wait_in_the_ring)
 {
     struct rlimit old, none;
-    uint32_t head;
-    unsigned failed = 0;
 
     if (HAVE_ASAN || HAVE_TSAN) {
         TEST_SKIP("a sanitizer needs the address space");
     }
     begin();
     atomic_store(&disk.yield, MEM_YIELD_PARK);
+    co_pool_drain();
     ASSERT_EQ(getrlimit(RLIMIT_AS, &old), 0);
     none = (struct rlimit){ .rlim_cur = 1 << 20, .rlim_max = old.rlim_max };
     ASSERT_EQ(setrlimit(RLIMIT_AS, &none), 0);
     add_reads(40);
     dev_settle();
-    ASSERT_EQ(setrlimit(RLIMIT_AS, &old), 0);
-    while (ring_next_used(&ring, &head, &used_len)) {
-        failed++;
+    EXPECT_EQ(mem_nb_parked(&disk), 0);
+    EXPECT_EQ(vdev->queues[0].in_flight, 0);
+    uint64_t tried = vdev->queues[0].stats.self_kicks;
+
+    while (vdev->queues[0].stats.self_kicks == tried) {
+        aio_poll(aio_main(), true); /* it tries, and waits on */
     }
-    EXPECT_GT(failed, 0);
-    EXPECT_EQ(*status_byte(), VIRTIO_BLK_S_IOERR);
-    EXPECT_EQ(failed + mem_nb_parked(&disk), 40);
+    EXPECT_EQ(vdev->queues[0].in_flight, 0);
+    ASSERT_EQ(setrlimit(RLIMIT_AS, &old), 0);
+    while (mem_nb_parked(&disk) < 40) {
+        aio_poll(aio_main(), true); /* nobody kicks */
+    }
+    EXPECT_EQ(ring_used_index(&ring), 0);
     atomic_store(&disk.yield, MEM_YIELD_NEVER);
     mem_release_all(&disk);
     dev_settle();
     EXPECT_EQ(ring_used_index(&ring), 40);
+    EXPECT_EQ(*status_byte(), VIRTIO_BLK_S_OK);
     EXPECT_FALSE(broken());
     device_end();
+}
+
+static co_fn void yield_entry(void *opaque)
+{
+    co_yield();
+}
+
+/* What another disk does to this one: it has all the coroutines that there are for requests. */
+#define OTHERS 50
+
+static Coroutine *others[OTHERS];
+
+static void others_take_all(void)
+{
+    co_pool_drain();
+    co_set_stacks_max(OTHERS);
+    for (unsigned i = 0; i < OTHERS; i++) {
+        others[i] = co_create(yield_entry, NULL);
+        co_enter(others[i]);
+    }
+}
+
+static void others_end(void)
+{
+    for (unsigned i = 0; i < OTHERS; i++) {
+        co_enter(others[i]);
+    }
+}
+
+/* A disk that parks what it gets, and forty requests for it, of which it gets its few. */
+static void starved_begin(void)
+{
+    begin();
+    others_take_all();
+    atomic_store(&disk.yield, MEM_YIELD_PARK);
+    add_reads(40);
+    dev_settle();
+    ASSERT_EQ(mem_nb_parked(&disk), CO_REQUESTS_GUARANTEED);
+    ASSERT_EQ(vdev->queues[0].in_flight, CO_REQUESTS_GUARANTEED);
+}
+
+static void take_used(void)
+{
+    uint32_t head;
+
+    while (ring_next_used(&ring, &head, &used_len)) {
+        ring_free(&ring, (uint16_t)head);
+    }
+}
+
+static void starved_end(void)
+{
+    others_end();
+    EXPECT_FALSE(broken());
+    device_end();
+}
+
+TEST(vblk, a_queue_without_more_coroutines_goes_on_as_its_own_requests_end)
+{
+    starved_begin();
+    for (unsigned done = 1; done <= 40; done++) {
+        mem_release(&disk, 0);
+        dev_settle();
+        ASSERT_EQ(ring_used_index(&ring), done);
+        ASSERT_EQ(mem_nb_parked(&disk), MIN(40 - done, (unsigned)CO_REQUESTS_GUARANTEED));
+    }
+    EXPECT_EQ(*status_byte(), VIRTIO_BLK_S_OK);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    take_used();
+    EXPECT_EQ(run_read(0, SECTOR), VIRTIO_BLK_S_OK); /* it asks for kicks again */
+    starved_end();
+}
+
+TEST(vblk, a_starved_queue_lets_the_loop_sleep)
+{
+    AioStats before, after;
+
+    starved_begin();
+    dev_settle();
+    aio_context_stats(aio_main(), &before);
+    for (unsigned i = 0; i < 100; i++) {
+        aio_poll(aio_main(), false);
+    }
+    aio_context_stats(aio_main(), &after);
+    EXPECT_EQ(after.bhs, before.bhs);
+    EXPECT_FALSE(vq_has_work(&vdev->queues[0])); /* nor does it make it spin */
+    EXPECT_FALSE(ring_wants_kick(&ring));
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release_all(&disk);
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&ring), 40);
+    starved_end();
+}
+
+TEST(vblk, a_kick_makes_a_starved_queue_try_again)
+{
+    starved_begin();
+    others_end();
+    ring_kick(&ring);
+    dev_settle();
+    EXPECT_EQ(mem_nb_parked(&disk), 40);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release_all(&disk);
+    others_take_all();
+    starved_end();
+}
+
+TEST(vblk, a_drained_section_of_a_starved_queue_delays_and_loses_nothing)
+{
+    starved_begin();
+    vdev_pause(vdev);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release_all(&disk);
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&ring), CO_REQUESTS_GUARANTEED);
+    EXPECT_EQ(vdev->queues[0].in_flight, 0);
+    vdev_resume(vdev);
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&ring), 40);
+
+    /* And one that is over before a request ends. */
+    take_used();
+    atomic_store(&disk.yield, MEM_YIELD_PARK);
+    add_reads(20);
+    dev_settle();
+    EXPECT_EQ(mem_nb_parked(&disk), CO_REQUESTS_GUARANTEED);
+    vdev_pause(vdev);
+    dev_settle();
+    vdev_resume(vdev);
+    dev_settle();
+    EXPECT_EQ(mem_nb_parked(&disk), CO_REQUESTS_GUARANTEED);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release_all(&disk);
+    dev_settle();
+    EXPECT_EQ(ring_used_index(&ring), 60);
+    starved_end();
+}
+
+TEST(vblk, a_starved_queue_is_stopped_and_begins_anew)
+{
+    starved_begin();
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release_all(&disk);
+    dev_set_status(vdev, 0);
+    EXPECT_GE(ring_used_index(&ring), CO_REQUESTS_GUARANTEED);
+    EXPECT_EQ(blk_in_flight(blk), 0);
+    ring_finish(&ring);
+    driver_begin(vdev_features_offered(vdev));
+    EXPECT_EQ(run_read(0, SECTOR), VIRTIO_BLK_S_OK);
+    starved_end();
+}
+
+/* All of the guest's chains, as if another process had taken them before it died. */
+static void leave_all(VqTracker *tracker, VhostUserQueueSplit *region, unsigned nb, VqBase *base)
+{
+    Error err;
+
+    *region =
+        (VhostUserQueueSplit){ .version = VHOST_USER_INFLIGHT_VERSION, .desc_num = QUEUE_SIZE };
+    for (unsigned i = 0; i < nb; i++) {
+        region->desc[le16toh(ring.avail->ring[i])] =
+            (VhostUserDescSplit){ .inflight = 1, .counter = i };
+    }
+    ASSERT_EQ(vq_tracker_init(tracker, QUEUE_SIZE, &err), 0);
+    ASSERT_EQ(vq_tracker_resume_split(tracker, region, QUEUE_SIZE, QUEUE_SIZE, 0, base, &err), 0);
+}
+
+static co_fn void stop_entry(void *opaque)
+{
+    vdev_co_queue_stop(vdev, opaque);
+}
+
+static co_fn void start_and_stop_entry(void *opaque)
+{
+    VirtQueue *vq = opaque;
+
+    ASSERT_EQ(vdev_co_queue_start(vdev, vq, NULL), 0);
+    vdev_co_queue_stop(vdev, vq);
+}
+
+/* Nobody would do them otherwise. */
+TEST(vblk, a_queue_that_stops_takes_what_was_left_to_it_though_others_have_all_coroutines)
+{
+    AUTO_FREE VhostUserQueueSplit *region =
+        calloc(1, sizeof(*region) + QUEUE_SIZE * sizeof(region->desc[0]));
+    VirtQueue *vq;
+    VqTracker tracker;
+    VqBase base;
+
+    if (guest_wants_packed()) {
+        TEST_SKIP("the format of the ring makes no difference");
+    }
+    begin();
+    vdev_pause(vdev);
+    add_reads(40);
+    vq = &vdev->queues[0];
+    aio_co_run_sync(aio_main(), stop_entry, vq);
+    leave_all(&tracker, region, 40, &base);
+    vq_set_base(vq, base);
+    vq->tracker = &tracker;
+    vdev_resume(vdev);
+    others_take_all();
+    atomic_store(&disk.yield, MEM_YIELD_TWICE);
+    aio_co_run_sync(aio_main(), start_and_stop_entry, vq);
+    EXPECT_EQ(ring_used_index(&ring), 40);
+    EXPECT_FALSE(vq_tracker_keeps(&tracker));
+    vq->tracker = NULL;
+    vq_tracker_finish(&tracker);
+    starved_end();
+}
+
+TEST(vblk, a_starved_queue_takes_what_it_has_left_to_another_thread)
+{
+    IOThread *iothread;
+    Error err;
+
+    starved_begin();
+    iothread = iothread_create("io0", NULL, &err);
+    ASSERT_TRUE(iothread != NULL);
+    atomic_store(&disk.yield, MEM_YIELD_NEVER);
+    mem_release_all(&disk);
+    EXPECT_EQ(dev_move_queue(vdev, 0, iothread_context(iothread)), 0);
+    while (ring_used_index(&ring) < 40) {
+        sched_yield();
+    }
+    EXPECT_EQ(dev_move_queue(vdev, 0, aio_main()), 0);
+    take_used();
+    EXPECT_EQ(run_read(0, SECTOR), VIRTIO_BLK_S_OK);
+    iothread_unref(iothread);
+    starved_end();
 }
 
 /* A disk of zeroes in a file without a name; its descriptor. */
