@@ -3,8 +3,9 @@
  *
  * One coroutine, the receiver, reads. It takes a slot and memory before it reads a payload, and
  * waits when there is none: then the client's next requests stay in the socket. Each request has a
- * coroutine of its own; it answers (nbd-server-send.c) and gives slot and memory back. All of a
- * connection is in one context, so slots and memory need no lock.
+ * coroutine of its own; it answers (nbd-server-send.c) and gives slot and memory back. When there is
+ * no coroutine to be had the receiver carries it out, and reads no further until it is done. All of
+ * a connection is in one context, so slots and memory need no lock.
  *
  * Invariants:
  *   (1) nb_in_flight counts a request from its header until its answer is out. The receiver counts
@@ -263,12 +264,12 @@ static co_fn int serve_next(NbdConn *conn)
         slot_end(slot);
         return ret;
     }
-    Coroutine *co = co_create(request_entry, slot);
+    unsigned nb_others = atomic_load_explicit(&conn->nb_in_flight, memory_order_relaxed) - 1;
+    Coroutine *co = co_create_request(request_entry, slot, nb_others);
 
-    if (co) {
+    if (likely(co)) {
         co_enter(co);
     } else {
-        slot->error = -ENOMEM;
         request_entry(slot);
     }
     return 1;

@@ -682,6 +682,13 @@ TEST(nbd_server, memory_in_flight_is_bounded_for_each_connection)
     expect_bound(&(NbdServerParams){ .memory_bytes = 1 << 20 }, 400000, 2);
 }
 
+/* One that each connection has a right to, and the one that its receiver carries out. */
+TEST(nbd_server, requests_that_find_no_coroutine_are_carried_out_all_the_same)
+{
+    co_set_stacks_max(0);
+    expect_bound(&(NbdServerParams){ 0 }, 512, 2);
+}
+
 TEST(nbd_server, one_request_of_all_the_memory_there_is_goes_through)
 {
     static uint8_t out[1 << 20], in[1 << 20];
