@@ -284,8 +284,7 @@ unsigned server_count_fds(const ServerProcess *server)
     return nb;
 }
 
-/* Memory shared with clients is a memfd's; io_uring's rings are shared with the kernel only. */
-unsigned server_count_shared_maps(const ServerProcess *server)
+static unsigned count_maps(const ServerProcess *server, const char *of)
 {
     char path[64], text[512];
     unsigned nb = 0;
@@ -295,10 +294,21 @@ unsigned server_count_shared_maps(const ServerProcess *server)
 
     ASSERT_TRUE(file != NULL);
     while (fgets(text, sizeof(text), file)) {
-        nb += strstr(text, "/memfd:") != NULL;
+        nb += strstr(text, of) != NULL;
     }
     fclose(file);
     return nb;
+}
+
+/* Memory shared with clients is a memfd's; io_uring's rings are shared with the kernel only. */
+unsigned server_count_shared_maps(const ServerProcess *server)
+{
+    return count_maps(server, "/memfd:");
+}
+
+unsigned server_count_maps(const ServerProcess *server)
+{
+    return count_maps(server, "\n");
 }
 
 uint64_t server_cpu_ns(const ServerProcess *server)

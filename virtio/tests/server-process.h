@@ -53,6 +53,8 @@ bool server_has_ended(ServerProcess *server, int *ret_status) NONNULL(1, 2);
 /* What it has open, and mapped with other processes. */
 unsigned server_count_fds(const ServerProcess *server) NONNULL(1);
 unsigned server_count_shared_maps(const ServerProcess *server) NONNULL(1);
+/* All its mappings. */
+unsigned server_count_maps(const ServerProcess *server) NONNULL(1);
 /* Processor time of all its threads so far. */
 uint64_t server_cpu_ns(const ServerProcess *server) NONNULL(1);
 

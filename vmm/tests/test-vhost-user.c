@@ -698,4 +698,105 @@ TEST(vhost_user, serves_several_disks)
     server_finish(&server);
 }
 
+/* --- more requests than there can be coroutines --- */
+
+#define FLOOD_QUEUES     16
+#define FLOOD_QUEUE_SIZE 1024
+#define FLOOD_DISKS      3
+
+static unsigned max_map_count(void)
+{
+    unsigned nb = 0;
+    FILE *file = fopen("/proc/sys/vm/max_map_count", "re");
+
+    if (!file || fscanf(file, "%u", &nb) != 1) {
+        TEST_SKIP("/proc/sys/vm/max_map_count cannot be read");
+    }
+    fclose(file);
+    return nb;
+}
+
+/* All the requests that its queues hold, for a disk that does one a second. */
+static void flood(VfeClient *other, const char *path)
+{
+    VfeClientParams params = { .nb_queues = FLOOD_QUEUES,
+                               .queue_size = FLOOD_QUEUE_SIZE,
+                               .ram_bytes = 4 * MIB,
+                               .polls = true };
+    VfeSlot slots[FLOOD_QUEUES];
+
+    vfe_client_init(other, &params);
+    ASSERT_EQ(vfe_client_connect(other, path), 0);
+    ASSERT_EQ(vfe_client_start(other), 0);
+    for (unsigned q = 0; q < FLOOD_QUEUES; q++) {
+        vfe_slot_init(&slots[q], &other->guest, 512);
+        for (unsigned i = 0; i < FLOOD_QUEUE_SIZE; i++) {
+            vfe_slot_add(&slots[q], &other->queues[q].ring, VIRTIO_BLK_T_IN, 0, 512, true);
+        }
+        vfe_queue_submit(&other->queues[q]);
+    }
+}
+
+TEST(vhost_user, slow_disks_leave_coroutines_and_mappings_to_others)
+{
+    enum { DEPTH = 80, QUEUE_DESCS = 256 };
+    VfeClientParams params = { .queue_size = QUEUE_DESCS };
+    VfeClient others[FLOOD_DISKS];
+    VfeSlot slots[DEPTH];
+    char options[1024], paths[FLOOD_DISKS][SERVER_PATH_BYTES + 8];
+    unsigned nb_flood = 2 * FLOOD_DISKS * FLOOD_QUEUES * FLOOD_QUEUE_SIZE;
+    unsigned nb_most = MIN(max_map_count() / 2, nb_flood);
+    size_t len = 0;
+    uint32_t head, used_len;
+
+    if (HAVE_TSAN) {
+        TEST_SKIP("ThreadSanitizer has too few fibers");
+    }
+    server_init(&server, SERVER_PENSTOCK, DISK_BYTES);
+    for (unsigned i = 0; i < FLOOD_DISKS; i++) {
+        snprintf(paths[i], sizeof(paths[i]), "%s%u", server.socket_path, i);
+        len += (size_t)snprintf(options + len, sizeof(options) - len,
+                                "--disk driver=throttle,file.driver=null,file.size=1M,iops-total=1,"
+                                "id=slow%u --vhost-user disk=slow%u,queues=%u,socket-path=%s ",
+                                i, i, FLOOD_QUEUES, paths[i]);
+    }
+    server_start(&server, NB_QUEUES, "path=IMAGE,id=first", options);
+    fixture_connect(&params);
+    fixture_write(0, 0, 1);
+    for (unsigned i = 0; i < FLOOD_DISKS; i++) {
+        flood(&others[i], paths[i]);
+    }
+    for (unsigned nb = 0, before = 1; nb < nb_most || nb != before;) {
+        fixture_expect(0, 0, 1); /* until the slow ones have all that they get */
+        before = nb;
+        nb = server_count_maps(&server);
+    }
+    RingDriver *ring = &client.queues[1].ring;
+
+    for (unsigned i = 0; i < DEPTH; i++) {
+        vfe_slot_init(&slots[i], &client.guest, BLOCK_BYTES);
+        vfe_slot_add(&slots[i], ring, VIRTIO_BLK_T_IN, 0, BLOCK_BYTES, false);
+    }
+    vfe_queue_submit(&client.queues[1]);
+    for (unsigned i = 0; i < DEPTH; i++) {
+        ASSERT_EQ(vfe_queue_await(&client.queues[1], VFE_ANSWER_MS), 0);
+        ASSERT_TRUE(ring_next_used(ring, &head, &used_len));
+    }
+    for (unsigned i = 0; i < DEPTH; i++) {
+        EXPECT_EQ(vfe_slot_status(&slots[i], &client.guest), VIRTIO_BLK_S_OK);
+    }
+    /* And there is room for a client with its memory. */
+    vfe_client_finish(&client);
+    fixture_connect(NULL);
+    fixture_expect(3, 0, 1);
+    EXPECT_LE(server_count_maps(&server), max_map_count() / 4 * 3);
+
+    for (unsigned i = 0; i < FLOOD_DISKS; i++) {
+        vfe_client_finish(&others[i]);
+    }
+    vfe_client_finish(&client);
+    EXPECT_EQ(server_stop(&server), 0);
+    server_finish(&server);
+}
+
 TEST_MAIN()
