@@ -3,18 +3,24 @@
  *
  * Descriptors come attached to bytes: recvmsg() stops at the first byte that has some, so what
  * comes with one call belongs to the bytes of that call or those before them in the same message.
- * The control buffer has room for exactly as many as the caller can take; of more the kernel drops
- * the rest and says MSG_CTRUNC, which ends the stream for us. So no descriptor is ever in our table
- * without being in the caller's list. It says the same when our table is full; then fewer have come
- * than there was room for.
+ * The control buffer has room for as many as there can be, whether anybody wants them or not: what
+ * the kernel drops it closes in our thread, which may take time (foreign-fd.h). More than the
+ * caller can take end the stream. So no descriptor is ever in our table without being in the
+ * caller's list or about to be closed. The kernel still drops those that our table has no room for,
+ * and says MSG_CTRUNC.
  */
 #include "io/channel/channel-socket.h"
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "io/channel/channel-int.h"
+#include "io/channel/foreign-fd.h"
+
+#define SCM_FDS_MAX      253 /* of a message; the kernel's SCM_MAX_FD */
+#define SCM_OTHERS_BYTES 128 /* for what else a socket may be made to tell */
 
 typedef struct SocketChannel {
     Channel base;
@@ -27,6 +33,11 @@ typedef union FdControl {
     char bytes[CMSG_SPACE(sizeof(int) * CHANNEL_FDS_MAX)];
 } FdControl;
 
+typedef union ReadControl {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(sizeof(int) * SCM_FDS_MAX) + SCM_OTHERS_BYTES];
+} ReadControl;
+
 static SocketChannel *socket_of(Channel *ch)
 {
     return container_of(ch, SocketChannel, base);
@@ -34,31 +45,41 @@ static SocketChannel *socket_of(Channel *ch)
 
 /* --- reading --- */
 
-static void fds_take(struct msghdr *msg, ChannelFds *fds)
+/* @fds  NULL: nobody wants them. False: they are more than it has room for. */
+static bool fds_take(struct msghdr *msg, ChannelFds *fds)
 {
+    bool all = true;
+
     for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
         if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS) {
             continue;
         }
         unsigned nb = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
-        assert(nb <= CHANNEL_FDS_MAX - fds->nb);
-        memcpy(fds->fds + fds->nb, CMSG_DATA(cmsg), nb * sizeof(int));
-        fds->nb += nb;
+        for (unsigned i = 0; i < nb; i++) {
+            int fd;
+
+            memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(fd), sizeof(fd));
+            if (fds && fds->nb < CHANNEL_FDS_MAX) {
+                fds->fds[fds->nb++] = fd;
+            } else {
+                fd_close_foreign(fd);
+                all = false;
+            }
+        }
     }
+    return all;
 }
 
 static ssize_t socket_co_readv(Channel *ch, const struct iovec *iov, int niov, ChannelFds *fds)
 {
     struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = niov };
-    FdControl control;
-    unsigned room = fds ? CHANNEL_FDS_MAX - fds->nb : 0;
+    ReadControl control;
     ssize_t ret;
 
-    if (room > 0) {
-        /* CMSG_SPACE() would leave room for one more in the padding of an odd number. */
+    if (socket_of(ch)->is_unix) {
         msg.msg_control = &control;
-        msg.msg_controllen = CMSG_LEN(sizeof(int) * room);
+        msg.msg_controllen = sizeof(control);
     }
     do {
         ret = recvmsg(socket_of(ch)->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -66,14 +87,11 @@ static ssize_t socket_co_readv(Channel *ch, const struct iovec *iov, int niov, C
     if (ret < 0) {
         return -errno;
     }
-    if (fds) {
-        fds_take(&msg, fds);
-        if (msg.msg_flags & MSG_CTRUNC) {
-            bool is_full = CHANNEL_FDS_MAX - fds->nb > 0;
+    bool all = fds_take(&msg, fds);
 
-            channel_fds_close(fds);
-            return is_full ? -EMFILE : -EMSGSIZE;
-        }
+    if (fds && (!all || (msg.msg_flags & MSG_CTRUNC))) {
+        channel_fds_close(fds);
+        return all ? -EMFILE : -EMSGSIZE;
     }
     return ret;
 }
@@ -130,9 +148,19 @@ static void socket_shutdown(Channel *ch, unsigned directions)
                                                               : SHUT_RDWR);
 }
 
+/* What is still to be read of a unix socket ends with it, and may have descriptors. Nothing more
+ * comes once it is shut. */
 static void socket_destroy(Channel *ch)
 {
-    close(socket_of(ch)->fd);
+    const SocketChannel *sock = socket_of(ch);
+    int unread_bytes = 0;
+
+    if (sock->is_unix && (shutdown(sock->fd, SHUT_RD) < 0 ||
+                          ioctl(sock->fd, FIONREAD, &unread_bytes) < 0 || unread_bytes > 0)) {
+        fd_close_foreign(sock->fd);
+    } else {
+        close(sock->fd);
+    }
     free(ch);
 }
 

@@ -25,6 +25,7 @@
  * work: after BURST_MAX operations without a wait there is one of no length.
  */
 #include "io/channel/channel-int.h"
+#include "io/channel/foreign-fd.h"
 
 #include <fcntl.h>
 #include <stdarg.h>
@@ -87,7 +88,7 @@ void channel_fds_close(ChannelFds *fds)
 {
     for (unsigned i = 0; i < fds->nb; i++) {
         if (fds->fds[i] >= 0) {
-            close(fds->fds[i]);
+            fd_close_foreign(fds->fds[i]);
         }
     }
     fds->nb = 0;

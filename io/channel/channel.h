@@ -70,15 +70,15 @@ typedef struct ChannelFds {
     int fds[CHANNEL_FDS_MAX];
 } ChannelFds;
 
-/* channel_fds_close - close those that are left (>= 0) and make it empty. Take one over by
- * take_fd(&fds->fds[i]). */
+/* channel_fds_close - close those that are left (>= 0), by fd_close_foreign(), and make it empty.
+ * Take one over by take_fd(&fds->fds[i]). */
 void channel_fds_close(ChannelFds *fds) NONNULL(1);
 
 /* --- reading and writing --- */
 
 /*
  * channel_co_readv - read what is there, at least one byte
- * @fds  may be NULL: descriptors that come are dropped by the kernel. Else those that came with
+ * @fds  may be NULL: descriptors that come are closed. Else those that came with
  *       these bytes are added to it, close-on-exec; the caller owns them, after an error, too.
  * Returns bytes read, 0 = the peer ended its writing (or @iov is empty), or an error as above.
  */

@@ -25,6 +25,7 @@
  */
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -47,6 +48,7 @@
 #define ACTIONS_MAX  256
 #define FDS_MAX      12
 #define PASSES       40
+#define AWAIT_MS     15000
 #define PASSES_MAX   20000 /* until a session has ended */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes);
@@ -572,6 +574,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
     atomic_store(&disk.yield, MEM_YIELD_NEVER);
     mem_release_all(&disk);
     disconnect_client();
+    for (int waited_ms = 0; count_fds() != nb_fds && waited_ms < AWAIT_MS; waited_ms++) {
+        poll(NULL, 0, 1); /* what was refused is closed by another thread */
+    }
     ASSERT_EQ(count_fds(), nb_fds);
     connect_client();
     ask(VHOST_USER_GET_FEATURES);

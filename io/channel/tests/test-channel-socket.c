@@ -13,8 +13,8 @@
 
 /* --- passed descriptors --- */
 
-/* Send with @nb descriptors, by hand: the channel itself would not send too many. */
-static void send_fds(int sock, const char *bytes, size_t len_bytes, unsigned nb)
+/* Send with @nb times the descriptor, by hand: the channel itself would not send too many. */
+static void send_fd(int sock, const char *bytes, size_t len_bytes, int fd, unsigned nb)
 {
     struct iovec iov = { (void *)bytes, len_bytes };
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * 64)] = { 0 };
@@ -25,16 +25,22 @@ static void send_fds(int sock, const char *bytes, size_t len_bytes, unsigned nb)
         .msg_controllen = CMSG_SPACE(sizeof(int) * nb),
     };
     struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-    int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
     cmsg->cmsg_level = SOL_SOCKET;
     cmsg->cmsg_type = SCM_RIGHTS;
     cmsg->cmsg_len = CMSG_LEN(sizeof(int) * nb);
     for (unsigned i = 0; i < nb; i++) {
-        memcpy(CMSG_DATA(cmsg) + i * sizeof(int), &null_fd, sizeof(int));
+        memcpy(CMSG_DATA(cmsg) + i * sizeof(int), &fd, sizeof(int));
     }
     ASSERT_EQ(sendmsg(sock, &msg, 0), len_bytes);
-    close(null_fd);
+}
+
+static void send_fds(int sock, const char *bytes, size_t len_bytes, unsigned nb)
+{
+    int fd = memfd_create("passed", MFD_CLOEXEC); /* of a kind that is closed at once */
+
+    send_fd(sock, bytes, len_bytes, fd, nb);
+    close(fd);
 }
 
 typedef struct FdsOp {
@@ -238,6 +244,83 @@ TEST(channel_socket, descriptors_unread_at_the_end_are_closed)
     raw_close(&raw);
 }
 
+/* A TCP socket whose close() waits for its peer, which does not read. */
+static int make_lingering(int *ret_peer)
+{
+    static const struct linger linger = { .l_onoff = 1, .l_linger = 1000 };
+    struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t len = sizeof(addr);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    static const char bytes[65536];
+
+    ASSERT_EQ(bind(listener, (struct sockaddr *)&addr, len), 0);
+    ASSERT_EQ(listen(listener, 1), 0);
+    ASSERT_EQ(getsockname(listener, (struct sockaddr *)&addr, &len), 0);
+    ASSERT_EQ(connect(fd, (struct sockaddr *)&addr, len), 0);
+    *ret_peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    ASSERT_GE(*ret_peer, 0);
+    while (send(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0) {
+    }
+    ASSERT_EQ(errno, EAGAIN);
+    ASSERT_EQ(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+    close(listener);
+    return fd;
+}
+
+typedef enum Unwanted {
+    UNASKED, /* nobody takes descriptors */
+    SURPLUS,
+    REFUSED, /* given back by who took it */
+    UNREAD,
+} Unwanted;
+
+/* Send the last reference to @fd, and let the channel get rid of it. */
+static void pass_unwanted(int fd, Unwanted why)
+{
+    Raw raw = raw_open();
+    char buf[4];
+    Op read = { .ch = raw.ch, .buf = buf, .len_bytes = 2 };
+    FdsOp read_fds = { .ch = raw.ch, .len_bytes = 2 };
+
+    send_fd(raw.peer, "ab", 2, fd, why == SURPLUS ? CHANNEL_FDS_MAX + 1 : 1);
+    close(fd);
+    if (why == UNASKED) {
+        op_read_full(&read);
+        AIO_WAIT_WHILE(raw.ctx, !read.done);
+        EXPECT_EQ(read.ret, 1);
+    } else if (why != UNREAD) {
+        test_spawn(read_fds_entry, &read_fds);
+        AIO_WAIT_WHILE(raw.ctx, !read_fds.done);
+        EXPECT_EQ(read_fds.ret, why == SURPLUS ? -EMSGSIZE : 1);
+        channel_fds_close(&read_fds.fds);
+    }
+    channel_unref(raw.ch);
+    close(raw.peer);
+    aio_context_destroy(raw.ctx);
+}
+
+/* The test ends before the sockets do. */
+TEST(channel_socket, unwanted_descriptors_hold_nobody_up)
+{
+    int peers[UNREAD + 1], pipe_fds[2];
+    char byte;
+
+    for (Unwanted why = UNASKED; why <= UNREAD; why++) {
+        pass_unwanted(make_lingering(&peers[why]), why);
+    }
+    for (Unwanted why = UNASKED; why <= UNREAD; why++) {
+        ASSERT_EQ(pipe2(pipe_fds, O_CLOEXEC), 0);
+        pass_unwanted(pipe_fds[1], why);
+        EXPECT_EQ(read(pipe_fds[0], &byte, 1), 0); /* all copies are closed */
+        close(pipe_fds[0]);
+        EXPECT_EQ(recv(peers[why], &byte, 1, MSG_PEEK), 1);
+    }
+    for (Unwanted why = UNASKED; why <= UNREAD; why++) {
+        close(peers[why]);
+    }
+}
+
 TEST(channel_socket, descriptors_need_a_byte_and_a_unix_socket)
 {
     static PairFn *const cannot[] = { pair_tcp, pair_buffer, pair_pipes };
@@ -323,7 +406,8 @@ TEST(channel_socket, reset_by_the_peer_is_an_error)
     ASSERT_EQ(listen(listener, 1), 0);
     ASSERT_EQ(getsockname(listener, (struct sockaddr *)&in, &len), 0);
     ASSERT_EQ(connect(peer, (struct sockaddr *)&in, len), 0);
-    Op read = { .ch = channel_socket_adopt(accept(listener, NULL, NULL), NULL), .buf = buf,
+    Op read = { .ch = channel_socket_adopt(accept(listener, NULL, NULL), NULL),
+                .buf = buf,
                 .len_bytes = 4 };
 
     op_read(&read);
@@ -751,8 +835,7 @@ TEST(socket_address, formats_what_the_kernel_has)
     in6.sin6_addr.s6_addr[15] = 1;
     EXPECT_STREQ(socket_address_format_sa((struct sockaddr *)&in6, sizeof(in6), buf), "[::1]:7");
     in6.sin6_scope_id = 1;
-    EXPECT_STREQ(socket_address_format_sa((struct sockaddr *)&in6, sizeof(in6), buf),
-                 "[::1%lo]:7");
+    EXPECT_STREQ(socket_address_format_sa((struct sockaddr *)&in6, sizeof(in6), buf), "[::1%lo]:7");
     socket_address_format_sa(&other, sizeof(other), buf);
     EXPECT_TRUE(strstr(buf, "family"));
 }
