@@ -30,6 +30,8 @@
 #include <inttypes.h>
 #include <linux/virtio_config.h>
 
+#include "virtio/peer-signal.h"
+
 /* --- the queue behind a ring --- */
 
 static VirtQueue *queue_of(const VhuSession *session, unsigned index)
@@ -56,7 +58,7 @@ static void close_fd(int *fd)
 static void signal_fd(int fd)
 {
     if (fd >= 0) {
-        vq_signal_peer(fd);
+        peer_signal(fd);
     }
 }
 

@@ -20,8 +20,7 @@
  * What a client can take, whatever it sends: 509 memory regions, a log, a region for requests in
  * flight, three eventfds a queue and a socket; CPU time of the threads that serve its queues. What
  * it does with memory that it has shared, cutting its file shorter included, ends its session at
- * worst (shared-map.h). One trust is left: a client whose eventfd blocks when it is full, and that
- * fills it in the instant between our look at it and our write, holds up the thread that writes.
+ * worst (shared-map.h). Its eventfds are signalled without waiting (peer-signal.h).
  */
 #ifndef VIRTIO_VHOST_USER_H
 #define VIRTIO_VHOST_USER_H

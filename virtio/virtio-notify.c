@@ -24,9 +24,9 @@
  * here writes to; or it does not kick at all, and the queue spins: a bottom half that looks at the
  * ring in each pass that has nothing else to do, and so keeps the loop from sleeping.
  */
-#include <poll.h>
 #include <sys/uio.h>
 
+#include "virtio/peer-signal.h"
 #include "virtio/virtqueue-int.h"
 #include "virtio/virtio-device.h"
 
@@ -196,16 +196,6 @@ void vq_notify_stop(VirtQueue *vq)
     aio_bh_destroy(take_ptr(&vq->self_kick));
 }
 
-void vq_signal_peer(int fd)
-{
-    static const uint64_t one = 1;
-    struct pollfd poller = { .fd = fd, .events = POLLOUT };
-
-    if (poll(&poller, 1, 0) == 1 && (poller.revents & POLLOUT)) {
-        ssize_t written UNUSED = write(fd, &one, sizeof(one));
-    }
-}
-
 void vq_interrupt(VirtQueue *vq)
 {
     static const uint64_t one = 1;
@@ -217,7 +207,7 @@ void vq_interrupt(VirtQueue *vq)
         return;
     }
     if (vq->kick_fd >= 0 || vq->spins) {
-        vq_signal_peer(fd);
+        peer_signal(fd);
         return;
     }
     /* It can fail only when the counter is full: then the interrupt is pending already. */

@@ -9,6 +9,7 @@
 
 #include <linux/virtio_ring.h>
 
+#include "virtio/peer-signal.h"
 #include "virtio/virtqueue-int.h"
 
 /* Invariant (3): after all stores that stand before it. */
@@ -44,7 +45,7 @@ static void log_tell(const VqLog *log)
     int fd = atomic_load_explicit(&log->fd, memory_order_relaxed);
 
     if (fd >= 0) {
-        vq_signal_peer(fd);
+        peer_signal(fd);
     }
 }
 

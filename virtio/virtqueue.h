@@ -288,10 +288,6 @@ void vq_disable_notifications(VirtQueue *vq) NONNULL(1);
 /* vq_break - the guest broke the rules; see above. Home. */
 void vq_break(VirtQueue *vq, const char *fmt, ...) PRINTF(2, 3) NONNULL(1) __attribute__((cold));
 
-/* vq_signal_peer - add to an eventfd that a peer has given, which may block when it is full: then
- * it is signalled already. Any thread. */
-void vq_signal_peer(int fd);
-
 /* vq_serve - have the device handle what is available, as a kick would. Home. */
 void vq_serve(VirtQueue *vq) NONNULL(1);
 
