@@ -24,6 +24,7 @@
  */
 #include "virtio/shared-map.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/magic.h>
 #include <pthread.h>
@@ -195,7 +196,28 @@ static int entry_take(const SharedMap *map, size_t page_bytes, AioBh *lost, unsi
 
 /* --- open and close --- */
 
-/* The unit in which @fd can be mapped. */
+/*
+ * What is known of @fd without asking anybody: FUSE asks a process of whoever has mounted it, and
+ * other file systems without a disk a network, for as long as these like. Memory is what has seals.
+ */
+static int look_at_file(int fd, struct statx *ret_st, Error *err)
+{
+    bool is_memory = fcntl(fd, F_GET_SEALS) >= 0;
+
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_SIZE, ret_st) < 0) {
+        return error_set(err, -errno, "%s", error_strerror(errno));
+    }
+    if (!S_ISREG(ret_st->stx_mode)) {
+        return error_set(err, -ENODEV, "the descriptor is no file or memfd");
+    }
+    if (!is_memory && ret_st->stx_dev_major == 0) {
+        return error_set(err, -ENODEV,
+                         "the file is on a file system that is neither of memory nor of a disk");
+    }
+    return 0;
+}
+
+/* The unit in which @fd, which look_at_file() is content with, can be mapped. */
 static int file_page_bytes(int fd, uint64_t *ret_bytes, Error *err)
 {
     struct statfs fs;
@@ -204,7 +226,7 @@ static int file_page_bytes(int fd, uint64_t *ret_bytes, Error *err)
     if (fstatfs(fd, &fs) < 0) {
         return error_set(err, -errno, "%s", error_strerror(errno));
     }
-    if (fs.f_type == FUSE_SUPER_MAGIC) {
+    if (fs.f_type == FUSE_SUPER_MAGIC) { /* with a disk */
         return error_set(err, -ENODEV, "a file of FUSE cannot be shared memory");
     }
     if (fs.f_type == HUGETLBFS_MAGIC) {
@@ -216,20 +238,18 @@ static int file_page_bytes(int fd, uint64_t *ret_bytes, Error *err)
 static int check_range(int fd, uint64_t offset, uint64_t len_bytes, Error *err)
 {
     uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
-    struct stat st;
+    struct statx st;
     uint64_t end;
+    int ret = look_at_file(fd, &st, err);
 
-    if (fstat(fd, &st) < 0) {
-        return error_set(err, -errno, "%s", error_strerror(errno));
+    if (ret < 0) {
+        return ret;
     }
-    if (!S_ISREG(st.st_mode)) {
-        return error_set(err, -ENODEV, "the descriptor is no file or memfd");
-    }
-    if (len_bytes == 0 || !checked_add(offset, len_bytes, &end) || end > (uint64_t)st.st_size) {
+    if (len_bytes == 0 || !checked_add(offset, len_bytes, &end) || end > st.stx_size) {
         return error_set(err, -EINVAL,
                          "0x%" PRIx64 " bytes at offset 0x%" PRIx64 " of a file of 0x%" PRIx64
                          " bytes",
-                         len_bytes, offset, (uint64_t)st.st_size);
+                         len_bytes, offset, (uint64_t)st.stx_size);
     }
     if (offset % page_bytes != 0) {
         return error_set(err, -EINVAL,

@@ -37,7 +37,9 @@ typedef struct SharedMap {
  * shared_map_open - map [@offset, @offset + @len_bytes) of @fd, for reading and writing
  * @lost  scheduled when the memory has gone; it outlives the map
  * Errors: -EINVAL no length, a sum that wraps around, an offset that is no multiple of the page
- *         size, or more than the file has; -EBADF, -ENODEV, -EACCES what cannot be shared memory;
+ *         size, or more than the file has; -EBADF, -EACCES, -ENODEV what cannot be shared memory,
+ *         which is a memfd or a file of tmpfs, hugetlbfs or a file system with a disk to itself (so
+ *         none of FUSE, NFS, overlayfs, and none of btrfs, which cannot be told from those);
  *         -ENOSPC too many maps; -ENOMEM
  */
 main_fn int shared_map_open(SharedMap *map, int fd, uint64_t offset, uint64_t len_bytes,

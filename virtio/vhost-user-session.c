@@ -15,6 +15,7 @@
 #include <linux/vhost_types.h>
 #include <linux/virtio_config.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define PROTOCOL_BITS (1ull << VHOST_USER_F_PROTOCOL_FEATURES | 1ull << VHOST_F_LOG_ALL)
 /* Bits that we would have to be told of in a way that there is not. */
@@ -191,8 +192,22 @@ static main_fn co_fn int set_config(VhuSession *session, VhuMsg *msg, Error *err
     return 0;
 }
 
+/* Connected, to a process of this machine; one of TCP might take its time to close. */
+static bool is_unix_connection(int fd)
+{
+    int domain = AF_UNSPEC, listens = 1;
+    socklen_t domain_len = sizeof(domain), listens_len = sizeof(listens);
+
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &domain_len) == 0 &&
+           getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_len) == 0 &&
+           domain == AF_UNIX && !listens;
+}
+
 static main_fn co_fn int set_backend_req_fd(VhuSession *session, VhuMsg *msg, Error *err)
 {
+    if (!is_unix_connection(msg->fds.fds[0])) {
+        return error_set(err, -EINVAL, "SET_BACKEND_REQ_FD with what is no unix connection");
+    }
     Channel *ch = channel_socket_adopt(take_fd(&msg->fds.fds[0]), err);
 
     if (!ch) {

@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "io/base/test.h"
 #include "virtio/tests/ring-driver.h"
@@ -105,6 +107,33 @@ TEST(vhu_memory, what_is_no_memory_is_refused_and_nothing_stays_mapped)
     close(fd);
     close(null);
     close(read_only);
+    end();
+}
+
+static int make_file_in(const char *folder)
+{
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+    ASSERT_TRUE(fd >= 0);
+    ASSERT_EQ(ftruncate(fd, PAGE), 0);
+    return fd;
+}
+
+/* Whether that is of memory, of a disk, or of neither and perhaps a process's that never answers. */
+TEST(vhu_memory, files_are_taken_if_nobody_has_to_be_asked)
+{
+    int memory = make_file_in("/dev/shm"), disk = make_file_in(".");
+    int process = open("/proc/self/comm", O_RDWR | O_CLOEXEC);
+    struct stat st;
+
+    begin();
+    EXPECT_EQ(add(0, PAGE, 0, 0, memory), 0);
+    ASSERT_EQ(fstat(disk, &st), 0);
+    EXPECT_EQ(add(PAGE, PAGE, 0, 0, disk), major(st.st_dev) != 0 ? 0 : -ENODEV);
+    EXPECT_EQ(add(2 * PAGE, PAGE, 0, 0, process), -ENODEV);
+    close(memory);
+    close(disk);
+    close(process);
     end();
 }
 

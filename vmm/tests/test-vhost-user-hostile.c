@@ -6,6 +6,7 @@
  * the next client is served. One server takes a few of them: it would not log more at a time.
  */
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
@@ -264,6 +265,19 @@ static void backend_socket_that_is_a_file(void)
     send_fds(VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &client.guest.fd, 1);
 }
 
+/* Connected to itself. */
+static void backend_socket_of_tcp(void)
+{
+    struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    AUTO_FD int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    socklen_t len = sizeof(addr);
+
+    ASSERT_EQ(bind(fd, (struct sockaddr *)&addr, len), 0);
+    ASSERT_EQ(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+    ASSERT_EQ(connect(fd, (struct sockaddr *)&addr, len), 0);
+    send_fds(VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &fd, 1);
+}
+
 static void backend_socket_twice(void)
 {
     int pair[2];
@@ -481,6 +495,13 @@ static void region_of_an_eventfd(void)
 static void region_of_a_socket(void)
 {
     set_region(0, 4096, 0, client.sock);
+}
+
+static void region_of_a_process(void)
+{
+    AUTO_FD int fd = open("/proc/self/comm", O_RDWR | O_CLOEXEC);
+
+    set_region(0, 4096, 0, fd);
 }
 
 static void region_of_a_folder(void)
@@ -723,6 +744,7 @@ static const Hostile hostiles[] = {
     { "a call that is a file", WITH_MEMORY, call_that_is_a_file, "SET_VRING_CALL" },
     { "a back-end channel that is a file", NEGOTIATED, backend_socket_that_is_a_file,
       "SET_BACKEND_REQ_FD" },
+    { "a back-end channel of TCP", NEGOTIATED, backend_socket_of_tcp, "no unix connection" },
     { "two back-end channels", NEGOTIATED, backend_socket_twice, "SET_BACKEND_REQ_FD" },
 
     { "a call that is full already", RUNNING, full_call_while_running, NULL },
@@ -758,6 +780,7 @@ static const Hostile hostiles[] = {
     { "an offset that wraps around", NEGOTIATED, region_whose_offset_wraps_around, "of a file of" },
     { "a region of an eventfd", NEGOTIATED, region_of_an_eventfd, "no file or memfd" },
     { "a region of a socket", NEGOTIATED, region_of_a_socket, "no file or memfd" },
+    { "a region of a file of no disk", NEGOTIATED, region_of_a_process, "nor of a disk" },
     { "a region of a folder", NEGOTIATED, region_of_a_folder, "no file or memfd" },
     { "a region sealed against writing", NEGOTIATED, region_that_is_sealed, "mmap" },
     { "a good region and a bad one", NEGOTIATED, second_region_bad, "no file or memfd" },
