@@ -12,7 +12,9 @@
  * The kernel itself adds to an eventfd without waiting: when asynchronous I/O completes whose iocb
  * names one (io_submit(2), IOCB_FLAG_RESFD); a counter that is full stays so. So a signal is a read of
  * no bytes from the eventfd itself: it is refused, for it wants eight, and so completes while it is
- * submitted. One system call, about as long as the two of looking and writing.
+ * submitted. One system call, about as long as the two of looking and writing. The price is at the
+ * end: a process that has signalled so dies some 40 ms later, because the kernel waits until nobody
+ * uses its AIO contexts.
  *
  * Where that is refused, as by a seccomp filter, we look and write: a peer that means to can hold up
  * a thread there.
