@@ -123,7 +123,7 @@ static main_fn co_fn int set_owner(VhuSession *session, VhuMsg *msg, Error *err)
 
 /* --- status and resets --- */
 
-/* Deprecated: it used to mean that, and to some more, with which others do not reckon. */
+/* Deprecated. Some took it for the end of all that was said, which clients do not expect. */
 static main_fn co_fn int reset_owner(VhuSession *session, VhuMsg *msg, Error *err)
 {
     return vhu_vrings_co_disable(session, err);

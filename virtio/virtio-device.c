@@ -210,6 +210,14 @@ static co_fn int queue_start(VirtioDevice *vdev, VirtQueue *vq, Error *err)
     return vq_co_start(vq, vdev->ops->elem_bytes, err);
 }
 
+/* As vdev_resume(), where all queues are stopped or parked: they look at the ring when they go on. */
+static void end_pause(VirtioDevice *vdev)
+{
+    for (unsigned i = 0; i < vdev->nb_queues; i++) {
+        atomic_fetch_sub(&vdev->queues[i].paused, 1);
+    }
+}
+
 static co_fn void queue_run(VirtioDevice *vdev, VirtQueue *vq)
 {
     Error err;
@@ -341,9 +349,7 @@ co_fn void vdev_co_queue_set_interrupt(VirtioDevice *vdev, VirtQueue *vq, int fd
 co_fn void vdev_co_park(VirtioDevice *vdev)
 {
     co_mutex_lock(&vdev->lock);
-    for (unsigned i = 0; i < vdev->nb_queues; i++) {
-        atomic_fetch_add(&vdev->queues[i].paused, 1);
-    }
+    vdev_pause(vdev);
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
         VirtQueue *vq = &vdev->queues[i];
 
@@ -354,9 +360,7 @@ co_fn void vdev_co_park(VirtioDevice *vdev)
             vq_co_park(vq);
         }
     }
-    for (unsigned i = 0; i < vdev->nb_queues; i++) {
-        atomic_fetch_sub(&vdev->queues[i].paused, 1); /* to go on is to look at the ring */
-    }
+    end_pause(vdev);
     co_mutex_unlock(&vdev->lock);
 }
 
@@ -416,9 +420,7 @@ static co_fn void device_reset(VirtioDevice *vdev)
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
         queue_halt(vdev, &vdev->queues[i]);
     }
-    for (unsigned i = 0; i < vdev->nb_queues; i++) {
-        atomic_fetch_sub(&vdev->queues[i].paused, 1);
-    }
+    end_pause(vdev);
     tell_reasons(vdev);
     for (unsigned i = 0; i < vdev->nb_queues; i++) {
         vq_reset_config(&vdev->queues[i]);

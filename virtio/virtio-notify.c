@@ -113,15 +113,7 @@ static void spin_bh(void *opaque)
     aio_bh_schedule_idle(vq->spin);
 }
 
-static void self_kick_bh(void *opaque)
-{
-    VirtQueue *vq = opaque;
-
-    vq_count(&vq->stats.self_kicks);
-    vq_serve(vq);
-}
-
-static void retry_cb(void *opaque)
+static void self_kick_cb(void *opaque)
 {
     VirtQueue *vq = opaque;
 
@@ -171,8 +163,8 @@ void vq_notify_start(VirtQueue *vq)
 {
     static const AioHandlerOps kick_ops = { .read = kick_cb };
 
-    aio_timer_init(&vq->retry, vq->ctx, retry_cb, vq);
-    vq->self_kick = aio_bh_create(vq->ctx, self_kick_bh, vq);
+    aio_timer_init(&vq->retry, vq->ctx, self_kick_cb, vq);
+    vq->self_kick = aio_bh_create(vq->ctx, self_kick_cb, vq);
     aio_set_event_notifier(vq->ctx, &vq->doorbell, &doorbell_ops, vq);
     if (vq->kick_fd >= 0) {
         aio_set_fd_handler(vq->ctx, vq->kick_fd, &kick_ops, vq);

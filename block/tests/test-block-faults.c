@@ -7,7 +7,6 @@
  * succeed all the same or say why not; nothing may be left: no memory, no descriptor, no node, no
  * drained section.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -112,22 +111,9 @@ typedef struct Holdings {
     int nb_live, nb_fds, nb_nodes;
 } Holdings;
 
-static int count_fds(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    int nb = 0;
-
-    ASSERT_TRUE(dir != NULL);
-    while (readdir(dir)) {
-        nb++;
-    }
-    closedir(dir);
-    return nb;
-}
-
 static Holdings holdings(void)
 {
-    Holdings h = { .nb_live = atomic_load(&nb_live), .nb_fds = count_fds() };
+    Holdings h = { .nb_live = atomic_load(&nb_live), .nb_fds = test_count_fds() };
 
     for (BlockNode *node = bdrv_next(NULL); node; node = bdrv_next(node)) {
         EXPECT_FALSE(node->drain.covered);

@@ -11,6 +11,7 @@
  */
 #include "io/base/test.h"
 
+#include <dirent.h>
 #include <execinfo.h>
 #include <poll.h>
 #include <signal.h>
@@ -368,4 +369,17 @@ void test_expect_death(const char *file, int line, void (*fn)(void *), void *opa
     if (!strstr(output, text)) {
         test_fail(file, line, "expected \"%s\" on standard error, got \"%s\"", text, output);
     }
+}
+
+unsigned test_count_fds(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    unsigned nb = 0;
+
+    ASSERT_TRUE(dir != NULL);
+    while (readdir(dir)) {
+        nb++;
+    }
+    closedir(dir);
+    return nb - 3; /* ".", ".." and that of the folder itself */
 }

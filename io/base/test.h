@@ -46,6 +46,9 @@ void test_expect_death(const char *file, int line, void (*fn)(void *), void *opa
 #define EXPECT_DEATH(fn, opaque, signo, text)                                                      \
     test_expect_death(__FILE__, __LINE__, fn, opaque, signo, text)
 
+/* test_count_fds - how many descriptors are open */
+unsigned test_count_fds(void);
+
 #define TEST_MAIN()                                                                                \
     int main(int argc, char **argv)                                                                \
     {                                                                                              \

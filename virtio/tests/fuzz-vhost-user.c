@@ -542,24 +542,11 @@ static uint64_t ask(uint32_t request)
     return reply.payload.u64;
 }
 
-static unsigned count_fds(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    unsigned nb = 0;
-
-    ASSERT_TRUE(dir != NULL);
-    while (readdir(dir)) {
-        nb++;
-    }
-    closedir(dir);
-    return nb;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 {
     assert_main();
     world_init();
-    unsigned nb_fds = count_fds();
+    unsigned nb_fds = test_count_fds();
 
     connect_client();
     client.protocol = ask(VHOST_USER_GET_PROTOCOL_FEATURES);
@@ -574,10 +561,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
     atomic_store(&disk.yield, MEM_YIELD_NEVER);
     mem_release_all(&disk);
     disconnect_client();
-    for (int waited_ms = 0; count_fds() != nb_fds && waited_ms < AWAIT_MS; waited_ms++) {
+    for (int waited_ms = 0; test_count_fds() != nb_fds && waited_ms < AWAIT_MS; waited_ms++) {
         poll(NULL, 0, 1); /* what was refused is closed by another thread */
     }
-    ASSERT_EQ(count_fds(), nb_fds);
+    ASSERT_EQ(test_count_fds(), nb_fds);
     connect_client();
     ask(VHOST_USER_GET_FEATURES);
     disconnect_client();

@@ -128,19 +128,6 @@ static main_fn int run(void)
 
 #define NOTHING "--log-level", "error"
 
-static unsigned count_descriptors(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    unsigned nb = 0;
-
-    ASSERT_TRUE(dir != NULL);
-    while (readdir(dir)) {
-        nb++;
-    }
-    closedir(dir);
-    return nb;
-}
-
 /* Threads that have been given a name: a sanitizer's has not. */
 static unsigned count_threads(void)
 {
@@ -167,7 +154,7 @@ static unsigned count_threads(void)
 /* The kernel may let go of a thread that has been joined a little later. */
 static void expect_nothing_left(unsigned nb_descriptors)
 {
-    EXPECT_EQ(count_descriptors(), nb_descriptors);
+    EXPECT_EQ(test_count_fds(), nb_descriptors);
     while (count_threads() != 0) {
     }
 }
@@ -295,7 +282,7 @@ TEST(kvm, a_machine_leaves_no_thread_and_no_descriptor)
     bool usage;
 
     need_kvm();
-    unsigned nb_descriptors = count_descriptors();
+    unsigned nb_descriptors = test_count_fds();
 
     for (unsigned i = 0; i < 2; i++) {
         MAKE_MACHINE(guest_two_lives, "--cpus", "4", "--iothread", "id=io0", "--disk",

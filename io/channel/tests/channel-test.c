@@ -3,7 +3,6 @@
  */
 #include "io/channel/tests/channel-test.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 
@@ -143,19 +142,6 @@ void test_settle(AioContext *ctx)
     for (int quiet = 0; quiet < 3;) {
         quiet = aio_poll(ctx, false) ? 0 : quiet + 1;
     }
-}
-
-unsigned test_count_fds(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    unsigned nb = 0;
-
-    ASSERT_TRUE(dir);
-    while (readdir(dir)) {
-        nb++;
-    }
-    closedir(dir);
-    return nb - 3; /* ".", ".." and that of the folder itself */
 }
 
 static char pattern_byte(uint64_t at)

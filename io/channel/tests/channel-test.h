@@ -40,7 +40,6 @@ void tls_handshake(AioContext *ctx, TlsEnd *client, TlsEnd *server);
 void test_spawn(CoroutineEntry *entry, void *opaque);
 /* Stay in the pass until nothing is left to be done without waiting. */
 void test_settle(AioContext *ctx);
-unsigned test_count_fds(void);
 /* Fill with what only depends on the place in the stream, so that a shift shows. */
 void test_pattern(char *buf, uint64_t offset, size_t len_bytes);
 bool test_pattern_matches(const char *buf, uint64_t offset, size_t len_bytes);
